@@ -1,0 +1,1 @@
+"""The model: pure-functional Flax Linen modules, one sub-model a file."""

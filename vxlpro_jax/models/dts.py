@@ -1,0 +1,168 @@
+"""Dynamic Token Synthesizer: the tokens of a group of frames become one frame's worth.
+
+Source: SPEC 6 and 7 (the reference's SAE), paper 3.2. Inside, arrays are channels-last: [groups, time, height, width, channels].
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vxlpro_jax.models.layers import GroupNorm, Linear
+from vxlpro_jax.parallel import axes
+from vxlpro_jax.parallel.axes import Rules, constrain
+
+
+@dataclass(frozen=True)
+class DtsConfig:
+    """Sizes and the two switches in which the released code departs from the paper.
+
+    frames_per_group: frames that become one; a power of two, one stage per halving.
+    grid_size: side of the token grid that enters; the tower's grid is resized to it.
+    num_norm_groups, norm_eps: of every GroupNorm. max_relative_offset: clip of the temporal offsets.
+    frame_packing: "paper": the time axis runs over the group's frames. "released": memory is reinterpreted, so that "time" runs over
+        neighbouring channels of one frame and the frames lie in blocks of channels (SPEC 12, quirk 1).
+    relative_term: "textbook": the query's own position looks up the relative key. "released": transposed (quirk 15).
+    """
+
+    dim: int
+    frames_per_group: int
+    grid_size: int
+    num_norm_groups: int
+    norm_eps: float
+    max_relative_offset: int
+    frame_packing: Literal["released", "paper"]
+    relative_term: Literal["released", "textbook"]
+
+    @property
+    def num_stages(self) -> int:
+        return self.frames_per_group.bit_length() - 1
+
+
+def pack_frames(features: Float[Array, "T h w E"], config: DtsConfig) -> Float[Array, "G t h w E"]:
+    """Cuts frames into groups and lays each out along the axis that the DTS calls time (DtsConfig.frame_packing).
+
+    Raises ValueError unless the frames come in whole groups.
+    """
+    size = config.frames_per_group
+    if features.shape[0] % size:
+        raise ValueError(
+            f"{features.shape[0]} frames {list(features.shape)}: frames come in groups of frames_per_group={size}; "
+            "data/frame_sampling.py fills the last group."
+        )
+    groups = features.reshape(-1, size, *features.shape[1:])
+    if config.frame_packing == "paper":
+        return groups
+    per_position = groups.transpose(0, 2, 3, 1, 4)  # [G, h, w, frame, channel], reread as [G, h, w, channel, time]
+    reread = per_position.reshape(*per_position.shape[:3], features.shape[-1], size)
+    return reread.transpose(0, 4, 1, 2, 3)
+
+
+class SpatialBlock(nn.Module):
+    """Single-head attention over the positions of each time slot, with a residual (SPEC 7.1)."""
+
+    config: DtsConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "G t h w E"]) -> Float[Array, "G t h w E"]:
+        dim = x.shape[-1]
+        normed = GroupNorm(self.config.num_norm_groups, self.config.norm_eps, axes.DTS, name="norm")(x)
+        flat = normed.reshape(x.shape[0] * x.shape[1], -1, dim)
+        q, k, v = (Linear(dim, (axes.DTS, axes.DTS_OUT), name=name)(flat) for name in "qkv")
+        weights = jax.nn.softmax(jnp.einsum("nic,njc->nij", q, k) * dim**-0.5, axis=-1)  # in the working type
+        mixed = Linear(dim, (axes.DTS_OUT, axes.DTS), name="proj_out")(weights @ v)
+        return x + mixed.reshape(x.shape)
+
+
+class TemporalBlock(nn.Module):
+    """Single-head attention over time at each position, with relative terms and a residual (SPEC 7.2).
+
+    Differs: qkv and proj_out are not zero at birth (the reference's are: then the block starts as the identity and its inside gets no
+    gradient); only proj_out is.
+    """
+
+    config: DtsConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "G t h w E"]) -> Float[Array, "G t h w E"]:
+        groups, time, height, width, dim = x.shape
+        clip = self.config.max_relative_offset
+        flat = x.transpose(0, 2, 3, 1, 4).reshape(-1, time, dim)
+        normed = GroupNorm(self.config.num_norm_groups, self.config.norm_eps, axes.DTS, name="norm")(flat)
+        q, k, v = jnp.split(Linear(3 * dim, (axes.DTS, axes.DTS_OUT), name="qkv")(normed), 3, axis=-1)
+
+        def table(name):
+            born = nn.with_logical_partitioning(nn.initializers.normal(0.02), (axes.POSITIONS, axes.DTS))
+            rows = self.param(name, born, (2 * clip + 1, dim))
+            offset = jnp.arange(time)[None, :] - jnp.arange(time)[:, None]  # [i, j]: j - i
+            return rows[jnp.clip(offset, -clip, clip) + clip].astype(x.dtype)
+
+        scale = dim**-0.25
+        relative = jnp.einsum("nic,ijc->nij", q * scale, table("relative_position_k"))
+        if self.config.relative_term == "released":
+            relative = relative.swapaxes(1, 2)
+        logits = jnp.einsum("nic,njc->nij", q * scale, k * scale) + relative
+        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(x.dtype)
+        mixed = weights @ v + jnp.einsum("nij,ijc->nic", weights, table("relative_position_v"))
+        out = Linear(dim, (axes.DTS_OUT, axes.DTS), kernel_init=nn.initializers.zeros, name="proj_out")(mixed)
+        return x + out.reshape(groups, height, width, time, dim).transpose(0, 3, 1, 2, 4)
+
+
+class HalvingConv(nn.Module):
+    """3x3x3 convolution that halves time; the border is repeated, in time only before (SPEC 7.3).
+
+    Written as one matrix product per tap in time: the gradient of XLA's own 3-D convolution is very slow on CPU.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "G t h w C"]) -> Float[Array, "G t2 h w E"]:
+        kernel_axes = (axes.TAPS, axes.TAPS, axes.TAPS, axes.DTS, axes.DTS_OUT)
+        kernel_shape = (3, 3, 3, x.shape[-1], self.features)
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=(0, 1, 2, 3))
+        kernel = self.param("kernel", nn.with_logical_partitioning(init, kernel_axes), kernel_shape)
+        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, (axes.DTS_OUT,)), (self.features,))
+        _, time, height, width, _ = x.shape
+        padded = jnp.pad(x, ((0, 0), (1, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        shifts = [padded[:, :, dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)]
+        columns = jnp.concatenate(shifts, axis=-1)
+        taps = kernel.reshape(3, -1, self.features).astype(x.dtype)
+        total = sum(
+            jnp.einsum(
+                "gthwc,cd->gthwd", columns[:, tap : tap + time - 1 : 2], taps[tap], preferred_element_type=jnp.float32
+            )
+            for tap in range(3)
+        )
+        return (total + bias).astype(x.dtype)
+
+
+class Stage(nn.Module):
+    config: DtsConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "G t h w E"]) -> Float[Array, "G t2 h w E"]:
+        x = SpatialBlock(self.config, name="spatial")(x)
+        x = TemporalBlock(self.config, name="temporal")(x)
+        return HalvingConv(x.shape[-1], name="conv")(x)
+
+
+class DynamicTokenSynthesizer(nn.Module):
+    """Packed groups (pack_frames) -> one grid of tokens per group."""
+
+    config: DtsConfig
+    rules: Rules = axes.UNSHARDED
+
+    @nn.compact
+    def __call__(self, packed: Float[Array, "G t h w E"]) -> Float[Array, "G h w E"]:
+        shape = (self.config.frames_per_group, packed.shape[-1])
+        born = nn.with_logical_partitioning(nn.initializers.normal(0.02), (axes.TAPS, axes.DTS))
+        encoding = self.param("temporal_encoding", born, shape)
+        x = packed + encoding[None, :, None, None, :].astype(packed.dtype)
+        for stage in range(self.config.num_stages):
+            x = constrain(x, (axes.GROUPS, None, None, None, None), self.rules)
+            x = Stage(self.config, name=f"stage_{stage}")(x)
+        return x[:, 0]

@@ -1,0 +1,1 @@
+"""Names of axes, meshes, and the layout of arrays over devices."""

@@ -1,0 +1,84 @@
+"""Logical axis names, and the strict rules that map them to mesh axes.
+
+A parameter or activation names its axes by meaning; a rule table says which mesh axes carry each. Unlike Linen's own resolver this one
+raises on a name without a rule and on a mesh axis used twice in one array.
+"""
+
+import jax
+from jax.sharding import PartitionSpec
+
+# Activations
+BATCH = "batch"
+GROUPS = "groups"
+SEQUENCE = "sequence"
+# Parameters
+LAYERS = "layers"
+EMBED = "embed"
+MLP = "mlp"
+HEADS = "heads"
+KV_HEADS = "kv_heads"
+VOCAB = "vocab"
+VISION = "vision"
+VISION_MLP = "vision_mlp"
+VISION_HEADS = "vision_heads"
+DTS = "dts"
+DTS_OUT = "dts_out"
+TAPS = "taps"
+POSITIONS = "positions"
+
+NAMES = (
+    *(BATCH, GROUPS, SEQUENCE, LAYERS, EMBED, MLP, HEADS, KV_HEADS, VOCAB),
+    *(VISION, VISION_MLP, VISION_HEADS, DTS, DTS_OUT, TAPS, POSITIONS),
+)
+
+Rules = tuple[tuple[str, tuple[str, ...]], ...]
+
+UNSHARDED: Rules = ()
+"""No mesh: constraints vanish. For one device."""
+
+# Two-dimensional: batch and weights over "data" (fully sharded), wide inner axes over "tensor".
+FSDP_TENSOR: Rules = (
+    (BATCH, ("data",)),
+    (GROUPS, ("data",)),
+    (SEQUENCE, ()),
+    (LAYERS, ()),
+    (EMBED, ("data",)),
+    (MLP, ("tensor",)),
+    (HEADS, ("tensor",)),
+    (KV_HEADS, ("tensor",)),
+    (VOCAB, ("tensor",)),
+    (VISION, ("data",)),
+    (VISION_MLP, ("tensor",)),
+    (VISION_HEADS, ("tensor",)),
+    (DTS, ("data",)),
+    (DTS_OUT, ("tensor",)),
+    (TAPS, ()),
+    (POSITIONS, ()),
+)
+
+
+def resolve(names: tuple[str | None, ...], rules: Rules) -> PartitionSpec:
+    """Mesh axes of an array whose axes are `names` (None: not sharded).
+
+    Raises ValueError on a name that `rules` does not know and on a mesh axis that would carry two axes of the array.
+    """
+    table = dict(rules)
+    used: dict[str, str] = {}
+    spec = []
+    for name in names:
+        if name is not None and name not in table:
+            raise ValueError(f"logical axis {name!r} has no rule; rules know {sorted(table)}: see parallel/axes.py")
+        mesh_axes = table[name] if name is not None else ()
+        for axis in mesh_axes:
+            if axis in used:
+                raise ValueError(f"mesh axis {axis!r} would carry both {used[axis]!r} and {name!r} of {names}: change the rules")
+            used[axis] = name
+        spec.append(mesh_axes if len(mesh_axes) > 1 else (mesh_axes[0] if mesh_axes else None))
+    return PartitionSpec(*spec)
+
+
+def constrain(x: jax.Array, names: tuple[str | None, ...], rules: Rules) -> jax.Array:
+    """Pins an activation's layout under the mesh in force; with UNSHARDED rules it returns x."""
+    if rules == UNSHARDED:
+        return x
+    return jax.lax.with_sharding_constraint(x, resolve(names, rules))

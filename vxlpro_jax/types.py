@@ -1,0 +1,64 @@
+"""The alphabet of shapes, and the records that every room speaks.
+
+B batch, T frames, G groups of frames, P patches (or tokens) per frame, L sequence, S cache length, D model width, E vision width,
+F MLP width, N query heads, K key/value heads, H head dim, V vocabulary. Stamp tokens of a group are counted by W ("words").
+
+Numpy only: the data workers import this file and must start fast.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+IGNORE_LABEL = -100
+"""Label of a token that the loss does not count."""
+
+VIDEO_MARK = -200
+"""Stands in a prompt's token ids where a video goes; it is no token and has no embedding."""
+
+Array = Any  # numpy on the host, jax.Array under jit: a record is a pytree either way
+
+
+@dataclass(frozen=True)
+class StampConfig:
+    """How the time of a group of frames is written before its tokens (SPEC 9.1).
+
+    text: format of the time of the group's first frame, in seconds.
+    num_tokens: tokens of that text for times that keep its usual width; longer stamps are handled, they only cost more.
+    """
+
+    text: str = "Time {:06.1f}s:"
+    num_tokens: int = 10
+
+
+class RowBatch(NamedTuple):
+    """A batch of prompts, each a row of text with its videos' groups, in static shapes.
+
+    text_ids int32 [B, L_text]: text tokens, 0 where padding.
+    query_mask bool [B, L_text]: True where the token takes part in the selector's query.
+    stamp_ids int32 [B, G, W]: the stamp's tokens of each group.
+    stamp_mask bool [B, G, W]: True where stamp_ids holds a real token.
+    video_of_group int32 [B, G]: number of the row's video that the group belongs to, -1 for a padding group. Groups of one video
+        stand together and in order.
+    row_source int32 [B, L]: the row in reading order, before anything is dropped, as indices into the row's concatenation of text
+        [L_text], stamps [G * W] and visual tokens [G * P]; -1 for padding, which comes last.
+    labels int32 [B, L_text]: the token itself where the loss counts it, IGNORE_LABEL elsewhere.
+    """
+
+    text_ids: Array
+    query_mask: Array
+    stamp_ids: Array
+    stamp_mask: Array
+    video_of_group: Array
+    row_source: Array
+    labels: Array
+
+
+class Selection(NamedTuple):
+    """How many tokens the query-aware selector keeps (SelectorConfig.selection says which field is obeyed).
+
+    num_keep int32 [B, videos]: visual tokens to keep of each video; every stamp stays.
+    budget int32 [B]: rows that the videos of a prompt may take in all, stamps counted; a group that keeps nothing loses its stamp.
+    """
+
+    num_keep: Array
+    budget: Array
