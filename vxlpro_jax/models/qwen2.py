@@ -1,0 +1,159 @@
+"""The language model: Qwen2's decoder, scanned over layers, with an explicit key/value cache.
+
+Source: SPEC 9.8.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vxlpro_jax.models.attention import attend, causal_mask
+from vxlpro_jax.models.layers import Embedding, Linear, RMSNorm
+from vxlpro_jax.models.rope import rotate_heads
+from vxlpro_jax.parallel import axes
+from vxlpro_jax.parallel.axes import Rules, constrain
+
+
+@dataclass(frozen=True)
+class Qwen2Config:
+    """Sizes of the decoder. vocab_size counts the rows of the (padded) embedding table."""
+
+    vocab_size: int
+    dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    rope_base: float
+    norm_eps: float
+    tie_embeddings: bool
+
+
+class KVCache(NamedTuple):
+    """Keys and values of every layer, preallocated.
+
+    keys, values [layers, B, S, K, H]. valid bool [B, S]: True = the slot holds a real token of that row. next_slot int32 []: where
+    the next tokens are written; all rows share it, a shorter row leaves invalid slots between.
+    """
+
+    keys: Array
+    values: Array
+    valid: Array
+    next_slot: Array
+
+
+class SelfAttention(nn.Module):
+    config: Qwen2Config
+
+    @nn.compact
+    def __call__(self, x, stored, layer, positions, mask, slot):
+        cfg = self.config
+
+        def project(name, heads, axis):
+            return Linear(heads * cfg.head_dim, (axes.EMBED, axis), name=name)(x).reshape(*x.shape[:2], heads, -1)
+
+        q = rotate_heads(project("q_proj", cfg.num_heads, axes.HEADS), positions, cfg.rope_base)
+        k = rotate_heads(project("k_proj", cfg.num_kv_heads, axes.KV_HEADS), positions, cfg.rope_base)
+        v = project("v_proj", cfg.num_kv_heads, axes.KV_HEADS)
+        if stored is not None:
+            start = (layer, 0, slot, 0, 0)
+            stored = tuple(
+                jax.lax.dynamic_update_slice(old, new[None].astype(old.dtype), start)
+                for old, new in zip(stored, (k, v), strict=True)
+            )
+            k, v = (jax.lax.dynamic_index_in_dim(kept, layer, keepdims=False).astype(x.dtype) for kept in stored)
+        mixed = attend(q, k, v, mask).reshape(*x.shape[:2], -1)
+        return Linear(cfg.dim, (axes.HEADS, axes.EMBED), use_bias=False, name="o_proj")(mixed), stored
+
+
+class SwiGlu(nn.Module):
+    config: Qwen2Config
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        def up(name):
+            return Linear(self.config.mlp_dim, (axes.EMBED, axes.MLP), use_bias=False, name=name)(x)
+
+        hidden = jax.nn.silu(up("gate_proj")) * up("up_proj")
+        return Linear(self.config.dim, (axes.MLP, axes.EMBED), use_bias=False, name="down_proj")(hidden)
+
+
+class DecoderLayer(nn.Module):
+    """One layer of the scan. The cache travels in the carry, so that it is updated in place and not copied per layer."""
+
+    config: Qwen2Config
+    rules: Rules
+
+    @nn.compact
+    def __call__(self, carry, layer, positions, mask, slot):
+        x, stored = carry
+        normed = RMSNorm(self.config.norm_eps, axes.EMBED, name="input_layernorm")(x)
+        mixed, stored = SelfAttention(self.config, name="self_attn")(normed, stored, layer, positions, mask, slot)
+        x = x + mixed
+        normed = RMSNorm(self.config.norm_eps, axes.EMBED, name="post_attention_layernorm")(x)
+        x = x + SwiGlu(self.config, name="mlp")(normed)
+        return (constrain(x, (axes.BATCH, axes.SEQUENCE, None), self.rules), stored), None
+
+
+class Qwen2(nn.Module):
+    """Decoder over embeddings; ids are embedded with `embed`, hidden states become logits with `logits`."""
+
+    config: Qwen2Config
+    rules: Rules = axes.UNSHARDED
+    remat: bool = False
+
+    def setup(self):
+        cfg = self.config
+        self.embed_tokens = Embedding(cfg.vocab_size, cfg.dim, (axes.VOCAB, axes.EMBED))
+        layer = nn.remat(DecoderLayer, prevent_cse=False) if self.remat else DecoderLayer
+        scanned = nn.scan(
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            length=cfg.num_layers,
+            metadata_params={nn.PARTITION_NAME: axes.LAYERS},
+        )
+        self.layers = scanned(cfg, self.rules)
+        self.norm = RMSNorm(cfg.norm_eps, axes.EMBED)
+        if not cfg.tie_embeddings:
+            self.lm_head = Linear(cfg.vocab_size, (axes.EMBED, axes.VOCAB), use_bias=False)
+
+    def embed(self, ids: Int[Array, "..."], dtype: jnp.dtype) -> Float[Array, "... D"]:
+        return self.embed_tokens(ids).astype(dtype)
+
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        positions: Int[Array, "B L"],
+        valid: Bool[Array, "B L"],
+        cache: KVCache | None = None,
+    ) -> tuple[Float[Array, "B L D"], KVCache | None]:
+        """Hidden states after the final norm. valid True = a real token (others are attended by nobody).
+
+        With a cache the tokens are written to its next slots and see what it holds; the caller sees to it that they fit.
+        """
+        length, slot = x.shape[1], jnp.int32(0)
+        if cache is None:
+            stored, key_valid = None, valid
+        else:
+            slot = cache.next_slot
+            stored = (cache.keys, cache.values)
+            key_valid = jax.lax.dynamic_update_slice(cache.valid, valid, (0, slot))
+        mask = causal_mask(key_valid, slot, length)
+        layer_numbers = jnp.arange(self.config.num_layers)
+        (x, stored), _ = self.layers((x, stored), layer_numbers, positions, mask, slot)
+        if cache is not None:
+            cache = KVCache(*stored, valid=key_valid, next_slot=slot + length)
+        return self.norm(x), cache
+
+    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Scores of the next token, in float32."""
+        if self.config.tie_embeddings:
+            return (hidden @ self.embed_tokens.table().astype(hidden.dtype).T).astype(jnp.float32)
+        return self.lm_head(hidden).astype(jnp.float32)

@@ -1,0 +1,151 @@
+"""The query-aware selector: how relevant each visual token is to the question, and which tokens stay.
+
+Source: SPEC 9.3, 9.4 and 9.6; paper 3.3.
+Differs: equal raw scores give zeros where the reference gives NaN (quirk 14); stamps of any length stay with their group (quirk 11).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vxlpro_jax.models.layers import Linear, gelu_erf
+from vxlpro_jax.parallel import axes
+from vxlpro_jax.types import Selection
+
+
+@dataclass(frozen=True)
+class SelectorConfig:
+    """Switches of the selector; each says what the released code and the paper do.
+
+    num_heads: of the window attention.
+    selection: "keep_rate": the released way, a share of each video's tokens stays, rounded down to a multiple of keep_multiple, and
+        every stamp stays (the released code draws the share at random, quirk 2; here it is given). "budget": the paper's reading,
+        everything stays while it fits the context, else the best tokens that fit; a group without tokens loses its stamp.
+    selector_query: which tokens form the query. "padded_row": the whole padded row, as released (quirk 13). "row": the row without
+        its padding. "question": the user's question alone.
+    query_encoder: "embeddings": token embeddings, as released. "llm": the LLM's hidden states over the text, as the paper says.
+    add_scores: True: a token's score is added to all its channels, as released (quirk 4). False: not, as the paper reads.
+    rotation_base: base of the extra rotation of the video's rows (quirk 5, released: 1e6); None: no such rotation, as in the paper.
+    """
+
+    num_heads: int
+    keep_multiple: int
+    selection: Literal["keep_rate", "budget"]
+    selector_query: Literal["padded_row", "row", "question"]
+    query_encoder: Literal["embeddings", "llm"]
+    add_scores: bool
+    rotation_base: float | None
+
+
+class WindowAttention(nn.Module):
+    """Each visual token reads the stamp tokens of its own group; the result serves the scores only (SPEC 9.3, quirk 3)."""
+
+    config: SelectorConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        visual: Float[Array, "B G P D"],
+        stamps: Float[Array, "B G W D"],
+        stamp_mask: Bool[Array, "B G W"],
+    ) -> Float[Array, "B G P D"]:
+        dim, heads = visual.shape[-1], self.config.num_heads
+
+        def project(name, rows):
+            split = Linear(dim, (axes.EMBED, axes.HEADS), name=name)(rows)
+            return split.reshape(*rows.shape[:3], heads, dim // heads)
+
+        q, k = project("q_proj", stamps), project("k_proj", visual)
+        project("v_proj", stamps[:, :0])  # the released checkpoint carries it, nothing reads it
+        logits = jnp.einsum("bgphc,bgwhc->bghpw", k, q) * (dim // heads) ** -0.5
+        logits = jnp.where(stamp_mask[:, :, None, None, :], logits, jnp.finfo(logits.dtype).min)
+        mixed = jnp.einsum("bghpw,bgwhc->bgphc", jax.nn.softmax(logits, axis=-1), q)
+        return Linear(dim, (axes.HEADS, axes.EMBED), name="out_proj")(mixed.reshape(visual.shape))
+
+
+class QuerySelector(nn.Module):
+    """Scores of visual tokens against a query (SPEC 9.4)."""
+
+    config: SelectorConfig
+
+    def setup(self):
+        self.window_attention = WindowAttention(self.config)
+
+    @nn.compact
+    def encode_query(self, query: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        return gelu_erf(Linear(query.shape[-1], (axes.EMBED, None), name="text_mlp")(query))
+
+    def __call__(
+        self,
+        visual: Float[Array, "B G P D"],
+        stamps: Float[Array, "B G W D"],
+        stamp_mask: Bool[Array, "B G W"],
+        query: Float[Array, "B L D"],
+        query_mask: Bool[Array, "B L"],
+    ) -> Float[Array, "B G P"]:
+        """Raw scores: the mean over the query's tokens of the product with what the token read from its stamp."""
+        count = jnp.maximum(query_mask.sum(-1), 1)
+        encoded = jnp.where(query_mask[..., None], self.encode_query(query), 0)
+        mean_query = encoded.sum(1) / count[:, None].astype(encoded.dtype)
+        return jnp.einsum("bgpd,bd->bgp", self.window_attention(visual, stamps, stamp_mask), mean_query)
+
+
+def normalise_scores(raw: Float[Array, "B G P"], video_of_group: Int[Array, "B G"]) -> Float[Array, "B G P"]:
+    """Each video's scores stretched to [0, 1]; all zero where they are equal, and in padding groups."""
+    same_video = video_of_group[:, :, None] == video_of_group[:, None, :]
+    low = jnp.where(same_video, raw.min(-1)[:, None, :], jnp.inf).min(-1)[..., None]
+    high = jnp.where(same_video, raw.max(-1)[:, None, :], -jnp.inf).max(-1)[..., None]
+    spread = high - low
+    usable = (spread > 0) & (video_of_group >= 0)[..., None]
+    return jnp.where(usable, (raw - low) / jnp.where(usable, spread, 1), 0)
+
+
+def _keep_by_rate(scores, video_of_group, num_keep):
+    """The num_keep best of each video; earlier tokens win ties."""
+    groups, tokens = scores.shape
+    video = jnp.repeat(video_of_group, tokens)
+    order = jnp.lexsort((-scores.reshape(-1), video))
+    sorted_video = video[order]
+    rank = jnp.arange(video.size) - jnp.searchsorted(sorted_video, sorted_video)
+    kept = (rank < num_keep[sorted_video]) & (sorted_video >= 0)
+    return jnp.zeros(video.size, bool).at[order].set(kept).reshape(groups, tokens)
+
+
+def _keep_by_budget(scores, video_of_group, stamp_len, budget):
+    """The best tokens that fit the budget, the first of a group paying for its stamp; earlier tokens win ties."""
+    groups, tokens = scores.shape
+    group = jnp.repeat(jnp.arange(groups), tokens)
+    real = jnp.repeat(video_of_group >= 0, tokens)
+    order = jnp.argsort(jnp.where(real, -scores.reshape(-1), jnp.inf), stable=True)
+    place = jnp.zeros(order.size, int).at[order].set(jnp.arange(order.size)).reshape(groups, tokens)
+    opens_group = place.min(-1)[group[order]] == jnp.arange(order.size)
+    cost = 1 + jnp.where(opens_group, stamp_len[group[order]], 0)
+    kept = (jnp.cumsum(cost) <= budget) & real[order]
+    return jnp.zeros(order.size, bool).at[order].set(kept).reshape(groups, tokens)
+
+
+def keep_tokens(
+    scores: Float[Array, "B G P"],
+    video_of_group: Int[Array, "B G"],
+    stamp_mask: Bool[Array, "B G W"],
+    selection: Selection,
+    config: SelectorConfig,
+) -> tuple[Bool[Array, "B G P"], Bool[Array, "B G W"]]:
+    """Which visual and which stamp tokens stay (SelectorConfig.selection). No gradient passes; scores get theirs where added."""
+    scores = jax.lax.stop_gradient(scores)
+    if config.selection == "keep_rate":
+        return jax.vmap(_keep_by_rate)(scores, video_of_group, selection.num_keep), stamp_mask
+    keep = jax.vmap(_keep_by_budget)(scores, video_of_group, stamp_mask.sum(-1), selection.budget)
+    return keep, stamp_mask & keep.any(-1)[..., None]
+
+
+def num_kept_by_rate(num_tokens: int, keep_rate: float, keep_multiple: int) -> int:
+    """Tokens that the released rule keeps of num_tokens: the share, rounded down to a multiple (SPEC 9.6)."""
+    if not 0 < keep_rate <= 1:
+        raise ValueError(f"keep_rate {keep_rate}: a share in (0, 1] is accepted")
+    count = int(num_tokens * keep_rate)
+    return count - count % keep_multiple

@@ -1,0 +1,84 @@
+"""Videos into prompts: rotation and scores onto the video's rows, then one row of text, stamps and kept tokens.
+
+Source: SPEC 9.2 and 9.5 to 9.7. Shapes stay static whatever is kept: kept rows are moved to the front and the rest is padding.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vxlpro_jax.models.rope import rotate_rows
+from vxlpro_jax.types import IGNORE_LABEL, RowBatch
+
+
+class MergedRows(NamedTuple):
+    """What the LLM reads. embeds [B, L, D]; valid bool [B, L], True = real, always a prefix; labels int32 [B, L]; source int32
+    [B, L]: where each row came from, as in RowBatch.row_source (-1 = padding)."""
+
+    embeds: Array
+    valid: Array
+    labels: Array
+    source: Array
+
+
+def video_positions(
+    stamp_mask: Bool[Array, "B G W"], video_of_group: Int[Array, "B G"], num_tokens: int
+) -> tuple[Int[Array, "B G W"], Int[Array, "B G P"]]:
+    """Row number of every stamp and visual token within its own video, before anything is dropped."""
+    real = (video_of_group >= 0)[..., None]
+    stamp_len = stamp_mask.sum(-1)
+    row_len = jnp.where(real[..., 0], stamp_len + num_tokens, 0)
+    start = jnp.cumsum(row_len, -1) - row_len
+    same_video = video_of_group[:, :, None] == video_of_group[:, None, :]
+    video_start = jnp.where(same_video, start[:, None, :], jnp.iinfo(jnp.int32).max).min(-1)
+    first = (start - video_start)[..., None]
+    stamp_positions = first + jnp.cumsum(stamp_mask, -1) - stamp_mask
+    return stamp_positions, first + stamp_len[..., None] + jnp.arange(num_tokens)
+
+
+def mark_video_rows(
+    stamps: Float[Array, "B G W D"],
+    visual: Float[Array, "B G P D"],
+    scores: Float[Array, "B G P"],
+    batch: RowBatch,
+    rotation_base: float | None,
+    add_scores: bool,
+) -> tuple[Float[Array, "B G W D"], Float[Array, "B G P D"]]:
+    """Stamps and visual tokens rotated by their row number, and scores added to the visual ones (SPEC 9.5, 9.6)."""
+    if rotation_base is not None:
+        at_stamp, at_visual = video_positions(batch.stamp_mask, batch.video_of_group, visual.shape[2])
+        stamps = rotate_rows(stamps, at_stamp, rotation_base)
+        visual = rotate_rows(visual, at_visual, rotation_base)
+    if add_scores:
+        visual = visual + scores[..., None].astype(visual.dtype)
+    return stamps, visual
+
+
+def merge_rows(
+    text: Float[Array, "B Lt D"],
+    stamps: Float[Array, "B G W D"],
+    visual: Float[Array, "B G P D"],
+    keep_visual: Bool[Array, "B G P"],
+    keep_stamps: Bool[Array, "B G W"],
+    batch: RowBatch,
+    length: int,
+) -> MergedRows:
+    """One row per prompt: text and what was kept of its videos, in reading order, moved to the front of `length` rows.
+
+    Rows beyond `length` are cut at the right.
+    """
+    size, dim = text.shape[0], text.shape[-1]
+    rows = jnp.concatenate([part.reshape(size, -1, dim) for part in (text, stamps, visual)], axis=1)
+    kept = jnp.concatenate(
+        [jnp.ones(text.shape[:2], bool), keep_stamps.reshape(size, -1), keep_visual.reshape(size, -1)], axis=1
+    )
+    wanted = (batch.row_source >= 0) & jnp.take_along_axis(kept, jnp.maximum(batch.row_source, 0), axis=1)
+    order = jnp.argsort(~wanted, axis=1, stable=True)[:, :length]
+    valid = jnp.take_along_axis(wanted, order, axis=1)
+    source = jnp.where(valid, jnp.take_along_axis(batch.row_source, order, axis=1), -1)
+    embeds = jnp.take_along_axis(rows, jnp.maximum(source, 0)[..., None], axis=1)
+    text_len = batch.labels.shape[1]
+    label = jnp.take_along_axis(batch.labels, jnp.clip(source, 0, text_len - 1), axis=1)
+    labels = jnp.where((source >= 0) & (source < text_len), label, IGNORE_LABEL)
+    return MergedRows(jnp.where(valid[..., None], embeds, 0), valid, labels, source)

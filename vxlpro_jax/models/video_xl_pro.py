@@ -1,0 +1,149 @@
+"""The whole model: frames to visual tokens, tokens and prompt to logits.
+
+Source: SPEC 1 to 9. Every choice that the reference makes inside its forward pass (which frames are repeated, how much is kept) is an
+argument here.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vxlpro_jax.models.dts import DynamicTokenSynthesizer, pack_frames
+from vxlpro_jax.models.presets import VideoXLProConfig
+from vxlpro_jax.models.projector import Projector, pool_grid
+from vxlpro_jax.models.qwen2 import KVCache, Qwen2
+from vxlpro_jax.models.selector import QuerySelector, keep_tokens, normalise_scores
+from vxlpro_jax.models.siglip import SiglipTower, resize_grid
+from vxlpro_jax.models.splice import MergedRows, mark_video_rows, merge_rows
+from vxlpro_jax.parallel import axes
+from vxlpro_jax.parallel.axes import Rules
+from vxlpro_jax.types import RowBatch, Selection
+
+
+class ModelOutput(NamedTuple):
+    """logits float32 [B, L, V]; labels int32 [B, L] of the merged rows; scores [B, G, P] of the visual tokens, in [0, 1]."""
+
+    logits: Array
+    labels: Array
+    scores: Array
+
+
+class VideoXLProModel(nn.Module):
+    """Linen module over the five parts; `dtype` is the working type, norms and logits are float32 islands."""
+
+    config: VideoXLProConfig
+    rules: Rules = axes.UNSHARDED
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def setup(self):
+        cfg = self.config
+        self.vision_tower = SiglipTower(cfg.vision, self.rules, self.remat)
+        self.dts = DynamicTokenSynthesizer(cfg.dts, self.rules)
+        self.projector = Projector(cfg.projector)
+        self.selector = QuerySelector(cfg.selector)
+        self.llm = Qwen2(cfg.llm, self.rules, self.remat)
+
+    def encode_frames(self, pixels: Float[Array, "T S S 3"]) -> Float[Array, "T g g E"]:
+        """Features of single frames on the DTS's grid. pixels in [-1, 1], channels last."""
+        return resize_grid(self.vision_tower(pixels.astype(self.dtype)), self.config.dts.grid_size)
+
+    def compress(self, features: Float[Array, "T g g E"], frame_source: Int[Array, "T2"]) -> Float[Array, "G P D"]:
+        """Visual tokens of groups. frame_source: which frame stands in each place of each group, in order (SPEC 5)."""
+        packed = pack_frames(features[frame_source], self.config.dts)
+        return pool_grid(self.projector(self.dts(packed)), self.config.projector)
+
+    def encode(self, pixels: Float[Array, "T S S 3"], frame_source: Int[Array, "T2"]) -> Float[Array, "G P D"]:
+        """Frames to visual tokens: encode_frames, then compress."""
+        return self.compress(self.encode_frames(pixels), frame_source)
+
+    def score(self, visual: Float[Array, "B G P D"], batch: RowBatch) -> Float[Array, "B G P"]:
+        """Relevance of each visual token to the row's query, stretched to [0, 1] per video."""
+        stamps = self.llm.embed(batch.stamp_ids, self.dtype)
+        raw = self.selector(visual.astype(self.dtype), stamps, batch.stamp_mask, self._query(batch), batch.query_mask)
+        return normalise_scores(raw, batch.video_of_group)
+
+    def _query(self, batch: RowBatch) -> Float[Array, "B L D"]:
+        text = self.llm.embed(batch.text_ids, self.dtype)
+        if self.config.selector.query_encoder == "embeddings":
+            return text
+        valid = _text_valid(batch)
+        return self.llm(text, jnp.maximum(jnp.cumsum(valid, -1) - 1, 0), valid)[0]
+
+    def merge(
+        self, visual: Float[Array, "B G P D"], batch: RowBatch, selection: Selection, length: int
+    ) -> tuple[MergedRows, Float[Array, "B G P"]]:
+        """The rows that the LLM reads, in `length` static places, and the scores that chose them."""
+        cfg = self.config.selector
+        visual = visual.astype(self.dtype)
+        scores = self.score(visual, batch)
+        keep_visual, keep_stamps = keep_tokens(scores, batch.video_of_group, batch.stamp_mask, selection, cfg)
+        stamps = self.llm.embed(batch.stamp_ids, self.dtype)
+        stamps, visual = mark_video_rows(stamps, visual, scores, batch, cfg.rotation_base, cfg.add_scores)
+        text = self.llm.embed(batch.text_ids, self.dtype)
+        return merge_rows(text, stamps, visual, keep_visual, keep_stamps, batch, length), scores
+
+    def __call__(
+        self, visual: Float[Array, "B G P D"], batch: RowBatch, selection: Selection, length: int
+    ) -> ModelOutput:
+        """Logits over the merged rows: the training path."""
+        rows, scores = self.merge(visual, batch, selection, length)
+        hidden, _ = self.llm(rows.embeds, _positions(rows.valid), rows.valid)
+        return ModelOutput(self.llm.logits(hidden), rows.labels, scores)
+
+    def prefill(self, rows: MergedRows, cache: KVCache) -> tuple[Float[Array, "B V"], KVCache]:
+        """Reads the prompts into the cache; logits of the token that follows each."""
+        hidden, cache = self.llm(rows.embeds, _positions(rows.valid), rows.valid, cache)
+        last = jnp.maximum(rows.valid.sum(-1) - 1, 0)
+        return self.llm.logits(jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]), cache
+
+    def decode_step(self, ids: Int[Array, "B"], cache: KVCache) -> tuple[Float[Array, "B V"], KVCache]:
+        """One more token per row, at the position after the row's last real token."""
+        position = cache.valid.sum(-1)[:, None]
+        x = self.llm.embed(ids[:, None], self.dtype)
+        hidden, cache = self.llm(x, position, jnp.ones((ids.shape[0], 1), bool), cache)
+        return self.llm.logits(hidden[:, 0]), cache
+
+    def everything(self, pixels, batch: RowBatch, selection: Selection) -> ModelOutput:
+        """Touches every parameter: what init runs."""
+        visual = self.encode(pixels, jnp.arange(pixels.shape[0]))
+        return self(visual[None], batch, selection, batch.row_source.shape[1])
+
+
+def _positions(valid: Bool[Array, "B L"]) -> Int[Array, "B L"]:
+    return jnp.maximum(jnp.cumsum(valid, -1) - 1, 0)
+
+
+def _text_valid(batch: RowBatch) -> Bool[Array, "B L"]:
+    """Text tokens that the row really contains: those that its reading order names."""
+    text_len = batch.text_ids.shape[1]
+    named = jnp.where((batch.row_source >= 0) & (batch.row_source < text_len), batch.row_source, text_len)
+    size = named.shape[0]
+    return jnp.zeros((size, text_len + 1), bool).at[jnp.arange(size)[:, None], named].set(True)[:, :text_len]
+
+
+def init_params(config: VideoXLProConfig, key: jax.Array) -> Any:
+    """Boxed fresh parameters (unbox with flax.linen.unbox, or see parallel/sharding.py)."""
+    size, words = config.vision.image_size, config.stamps.num_tokens
+    row_len = 1 + words + config.tokens_per_group
+    batch = RowBatch(
+        text_ids=jnp.zeros((1, 1), jnp.int32),
+        query_mask=jnp.ones((1, 1), bool),
+        stamp_ids=jnp.zeros((1, 1, words), jnp.int32),
+        stamp_mask=jnp.ones((1, 1, words), bool),
+        video_of_group=jnp.zeros((1, 1), jnp.int32),
+        row_source=jnp.arange(row_len)[None],
+        labels=jnp.zeros((1, 1), jnp.int32),
+    )
+    selection = Selection(num_keep=jnp.full((1, 1), row_len), budget=jnp.full((1,), row_len))
+    pixels = jnp.zeros((config.dts.frames_per_group, size, size, 3))
+    model = VideoXLProModel(config)
+    return model.init(key, pixels, batch, selection, method=VideoXLProModel.everything)["params"]
+
+
+def abstract_params(config: VideoXLProConfig) -> Any:
+    """Shapes and types of the plain parameter tree; nothing is computed."""
+    return nn.unbox(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
