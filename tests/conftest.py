@@ -8,14 +8,17 @@ import os
 import sys
 from pathlib import Path
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the same numbers everywhere; JAX_PLATFORMS=cuda,cpu runs on a GPU
+# Compiled programs outlive a run, for subprocesses too: a second run compiles only what changed.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import jaxtyping
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-SHARED = REPOSITORY.parent / "shared"
 
 jax.config.update("jax_num_cpu_devices", 4)  # sharded tests run everywhere and are never skipped
 jax.config.update("jax_default_matmul_precision", "highest")
