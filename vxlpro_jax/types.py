@@ -4,6 +4,8 @@ B batch, T frames, G groups of frames, P patches (or tokens) per frame, L sequen
 F MLP width, N query heads, K key/value heads, H head dim, V vocabulary. Stamp tokens of a group are counted by W ("words").
 
 Numpy only: the data workers import this file and must start fast.
+
+Source: SPEC 9 for the order of a row and its stamps.
 """
 
 from dataclasses import dataclass
@@ -26,8 +28,8 @@ class StampConfig:
     num_tokens: tokens of that text for times that keep its usual width; longer stamps are handled, they only cost more.
     """
 
-    text: str = "Time {:06.1f}s:"
-    num_tokens: int = 10
+    text: str
+    num_tokens: int
 
 
 class RowBatch(NamedTuple):

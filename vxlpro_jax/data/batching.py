@@ -40,7 +40,8 @@ def row_shapes(prompts: Sequence[Prompt], stamps: Sequence[Sequence[GroupStamps]
     groups = [[stamp for video in row for stamp in video] for row in stamps]
     text_len = [int((prompt.ids != VIDEO_MARK).sum()) for prompt in prompts]
     row_len = [
-        length + sum(len(stamp) + tokens_per_group for stamp in row) for length, row in zip(text_len, groups, strict=True)
+        length + sum(len(stamp) + tokens_per_group for stamp in row)
+        for length, row in zip(text_len, groups, strict=True)
     ]
     stamp_len = max((len(stamp) for row in groups for stamp in row), default=1)
     return RowShapes(max(text_len), max(1, *(len(row) for row in groups)) if groups else 1, stamp_len, max(row_len))
@@ -70,7 +71,9 @@ def build_rows(
     needed = row_shapes(prompts, stamps, tokens_per_group)
     shapes = shapes or needed
     if any(have < need for have, need in zip(shapes, needed, strict=True)):
-        raise ValueError(f"rows need {needed}, the static shapes are {shapes}: enlarge them in data/batching.py's caller")
+        raise ValueError(
+            f"rows need {needed}, the static shapes are {shapes}: enlarge them in data/batching.py's caller"
+        )
     size = len(prompts)
     batch = RowBatch(
         text_ids=np.zeros((size, shapes.text_len), np.int32),
@@ -109,10 +112,14 @@ def _fill_stamps(batch: RowBatch, index: int, videos: Sequence[GroupStamps]) -> 
             group += 1
 
 
-def _fill_order(batch: RowBatch, index: int, prompt: Prompt, videos: Sequence[GroupStamps], tokens_per_group: int) -> None:
+def _fill_order(
+    batch: RowBatch, index: int, prompt: Prompt, videos: Sequence[GroupStamps], tokens_per_group: int
+) -> None:
     marks = np.flatnonzero(prompt.ids == VIDEO_MARK)
     if len(marks) != len(videos):
-        raise ValueError(f"row {index} has {len(marks)} places for videos and {len(videos)} videos: they must be one to one")
+        raise ValueError(
+            f"row {index} has {len(marks)} places for videos and {len(videos)} videos: they must be one to one"
+        )
     num_groups, stamp_len = batch.stamp_ids.shape[1:]
     first_stamp = batch.text_ids.shape[1]
     first_visual = first_stamp + num_groups * stamp_len

@@ -18,7 +18,9 @@ def preprocess(frames: np.ndarray, image_size: int) -> np.ndarray:
     Raises ValueError for other types or shapes.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-        raise ValueError(f"frames of type {frames.dtype}, shape {list(frames.shape)}: uint8 RGB [T, H, W, 3] is accepted")
+        raise ValueError(
+            f"frames of type {frames.dtype}, shape {list(frames.shape)}: uint8 RGB [T, H, W, 3] is accepted"
+        )
     size = (image_size, image_size)
     if frames.shape[1:3] != size:
         resized = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames]

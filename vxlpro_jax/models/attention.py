@@ -25,9 +25,7 @@ def attend(
     return jnp.einsum("BKRLS,BSKH->BLKRH", weights, v_BSKH).reshape(q_BLNH.shape)
 
 
-def causal_mask(
-    key_valid: Bool[Array, "B S"], first_slot: Int[Array, ""] | int, length: int
-) -> Bool[Array, "B L S"]:
+def causal_mask(key_valid: Bool[Array, "B S"], first_slot: Int[Array, ""] | int, length: int) -> Bool[Array, "B L S"]:
     """What queries in slots first_slot ... first_slot + length - 1 see: valid keys in their own and earlier slots."""
     query_slots = first_slot + jnp.arange(length)
     return key_valid[:, None, :] & (jnp.arange(key_valid.shape[1])[None, None, :] <= query_slots[None, :, None])

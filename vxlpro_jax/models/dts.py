@@ -125,7 +125,9 @@ class HalvingConv(nn.Module):
         kernel_shape = (3, 3, 3, x.shape[-1], self.features)
         init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=(0, 1, 2, 3))
         kernel = self.param("kernel", nn.with_logical_partitioning(init, kernel_axes), kernel_shape)
-        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, (axes.DTS_OUT,)), (self.features,))
+        bias = self.param(
+            "bias", nn.with_logical_partitioning(nn.initializers.zeros, (axes.DTS_OUT,)), (self.features,)
+        )
         _, time, height, width, _ = x.shape
         padded = jnp.pad(x, ((0, 0), (1, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
         shifts = [padded[:, :, dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)]

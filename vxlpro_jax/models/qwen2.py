@@ -9,6 +9,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from vxlpro_jax.models.attention import attend, causal_mask
@@ -124,7 +125,7 @@ class Qwen2(nn.Module):
         if not cfg.tie_embeddings:
             self.lm_head = Linear(cfg.vocab_size, (axes.EMBED, axes.VOCAB), use_bias=False)
 
-    def embed(self, ids: Int[Array, "..."], dtype: jnp.dtype) -> Float[Array, "... D"]:
+    def embed(self, ids: Int[Array, "..."], dtype: DTypeLike) -> Float[Array, "... D"]:
         return self.embed_tokens(ids).astype(dtype)
 
     def __call__(

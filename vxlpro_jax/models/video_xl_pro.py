@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from vxlpro_jax.models.dts import DynamicTokenSynthesizer, pack_frames
@@ -36,7 +37,7 @@ class VideoXLProModel(nn.Module):
 
     config: VideoXLProConfig
     rules: Rules = axes.UNSHARDED
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     def setup(self):

@@ -2,6 +2,8 @@
 
 A parameter or activation names its axes by meaning; a rule table says which mesh axes carry each. Unlike Linen's own resolver this one
 raises on a name without a rule and on a mesh axis used twice in one array.
+
+Source: ours; logical names after Flax Linen's.
 """
 
 import jax
@@ -71,7 +73,9 @@ def resolve(names: tuple[str | None, ...], rules: Rules) -> PartitionSpec:
         mesh_axes = table[name] if name is not None else ()
         for axis in mesh_axes:
             if axis in used:
-                raise ValueError(f"mesh axis {axis!r} would carry both {used[axis]!r} and {name!r} of {names}: change the rules")
+                raise ValueError(
+                    f"mesh axis {axis!r} would carry both {used[axis]!r} and {name!r} of {names}: change the rules"
+                )
             used[axis] = name
         spec.append(mesh_axes if len(mesh_axes) > 1 else (mesh_axes[0] if mesh_axes else None))
     return PartitionSpec(*spec)

@@ -1,4 +1,7 @@
-"""Device meshes: the one place that asks which devices there are."""
+"""Device meshes: the one place that asks which devices there are.
+
+Source: ours; the paper names its GPUs and no layout over them.
+"""
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -14,7 +17,9 @@ def make_mesh(shape: dict[str, int]) -> Mesh:
         size *= count
     devices = jax.devices()
     if size > len(devices):
-        raise ValueError(f"mesh {shape} needs {size} devices, there are {len(devices)}: change the mesh shape in the config")
+        raise ValueError(
+            f"mesh {shape} needs {size} devices, there are {len(devices)}: change the mesh shape in the config"
+        )
     return jax.make_mesh(
         tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape), devices=devices[:size]
     )

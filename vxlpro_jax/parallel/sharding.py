@@ -1,4 +1,7 @@
-"""From boxed abstract parameters to shardings, and parameters born sharded."""
+"""From boxed abstract parameters to shardings, and parameters born sharded.
+
+Source: ours, on the logical partitioning of Flax Linen.
+"""
 
 from collections.abc import Callable
 from typing import Any
