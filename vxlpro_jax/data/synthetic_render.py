@@ -37,14 +37,22 @@ def render(
         chosen = scene_of_frame == number
         frames[chosen] = render_texture(scenes[number], times_s[chosen], size)
     for event in events:
-        shown = np.flatnonzero((times_s >= event.start_s) & (times_s < event.end_s))
-        if not len(shown):
-            continue
-        if event.kind == "mover":
-            for t in shown:
-                _draw_mover(frames[t], event, times_s[t])
-        else:
-            _draw_card(frames, shown, event)
+        paint_event(frames, event, times_s)
+    return to_pixels(frames)
+
+
+def paint_event(frames: np.ndarray, event: Event, times_s: np.ndarray) -> None:
+    """Blend an event into float32 frames [T, H, W, 3], in place, wherever times_s [T] says that it is visible."""
+    shown = np.flatnonzero((times_s >= event.start_s) & (times_s < event.end_s))
+    if event.kind == "mover":
+        for t in shown:
+            _draw_mover(frames[t], event, times_s[t])
+    elif len(shown):
+        _draw_card(frames, shown, event)
+
+
+def to_pixels(frames: np.ndarray) -> np.ndarray:
+    """Rounded uint8 of float frames in 0..255."""
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
 
 

@@ -1,0 +1,37 @@
+"""What all training configurations share; the stages' files change what differs.
+
+Source: ours (docs/tiny.md).
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.preset = "tiny"
+    config.seed = 1_000_000_000  # seeds below are for tests and measurements
+    config.init_from = ""
+    config.stage = ConfigDict(
+        {
+            "loss": "vision",
+            "trainable": (),
+            "num_steps": 0,
+            "group_weight": 1.0,
+            "ranking_weight": 0.3,
+            "ranking_sharpness": 20.0,
+        }
+    )
+    config.optimizer = ConfigDict(
+        {
+            "peak_rate": 1e-3,
+            "warmup_steps": 50,
+            "final_share": 0.02,
+            "weight_decay": 0.02,
+            "beta2": 0.98,
+            "clip_norm": 1.0,
+        }
+    )
+    config.loop = ConfigDict({"log_every": 25, "eval_every": 200, "save_every": 200, "prefetch": 3})
+    config.vision = ConfigDict({"num_videos": 1800, "num_heldout": 120, "batch_groups": 32, "workers": 2})
+    config.rows = ConfigDict()
+    return config.lock()

@@ -1,0 +1,149 @@
+"""A bank of labelled groups of frames from the generated world, for training: every group holds its own event.
+
+Source: ours (docs/tiny.md). Frames pass through H.264 and the resize, as those of a real file do; training would otherwise never see
+what a codec does to small cards. A video of the bank is one stream of texture in which every group of four frames is drawn apart.
+"""
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from vxlpro_jax.data.synthetic import COLOURS, DIGITS, DIRECTIONS, SHAPES, EventKind, draw_event, draw_scene
+from vxlpro_jax.data.synthetic_files import encode_frames
+from vxlpro_jax.data.synthetic_render import paint_event, render, to_pixels
+
+KINDS = ("none", "shape_card", "digit_card", "mover", "blank_card")
+KIND_SHARES = (0.14, 0.26, 0.32, 0.25, 0.03)
+GLYPHS = (*SHAPES, *DIGITS)
+COLOUR_NAMES = tuple(COLOURS)
+GROUPS_PER_VIDEO = 16
+# (height, width) of the encoded file: mostly the world's default, some others, and wide ones that the resize squashes.
+SIZES = ((112, 112), (56, 56), (84, 84), (168, 168), (72, 128), (96, 128), (108, 192))
+SIZE_SHARES = (0.45, 0.08, 0.12, 0.05, 0.15, 0.08, 0.07)
+
+
+@dataclass(frozen=True)
+class GroupBank:
+    """G groups of frames and what they show.
+
+    frames uint8 [G, 4, S, S, 3]; kind, glyph, colour, direction int8 [G]: indices into KINDS, GLYPHS, COLOUR_NAMES and DIRECTIONS, -1
+    where there is none; shown bool [G, 4]: the frames in which the event is visible.
+    """
+
+    frames: np.ndarray
+    kind: np.ndarray
+    glyph: np.ndarray
+    colour: np.ndarray
+    direction: np.ndarray
+    shown: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+
+def build_bank(seed: int, num_videos: int, image_size: int, frames_per_group: int, workers: int) -> Iterator[GroupBank]:
+    """The bank's videos in order, rendered by `workers` processes; bank video i does not depend on num_videos."""
+    render_one = partial(bank_video, seed, image_size=image_size, frames_per_group=frames_per_group)
+    if workers <= 1:
+        yield from map(render_one, range(num_videos))
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(render_one, range(num_videos), chunksize=8)
+
+
+def join_banks(banks: list[GroupBank]) -> GroupBank:
+    """One bank of all the groups."""
+    return GroupBank(
+        *(np.concatenate([getattr(bank, name) for bank in banks]) for name in GroupBank.__dataclass_fields__)
+    )
+
+
+def bank_video(seed: int, index: int, image_size: int, frames_per_group: int) -> GroupBank:
+    """One video of the bank: sixteen groups over one texture, encoded, decoded and resized."""
+    rng = np.random.default_rng([seed, index])
+    size = SIZES[rng.choice(len(SIZES), p=SIZE_SHARES)]
+    times_s = np.arange(GROUPS_PER_VIDEO * frames_per_group, dtype=np.float64) + rng.integers(0, 1000)
+    frames = render((draw_scene(rng),), (), times_s, size).astype(np.float32)
+    labels: dict[str, list] = {"kind": [], "glyph": [], "colour": [], "direction": [], "shown": []}
+    for group in range(GROUPS_PER_VIDEO):
+        part = slice(group * frames_per_group, (group + 1) * frames_per_group)
+        for name, value in _paint_group(rng, frames[part], times_s[part]).items():
+            labels[name].append(value)
+    decoded = through_codec(to_pixels(frames), crf=int(rng.integers(18, 31)))
+    small = np.stack([_resize(frame, image_size) for frame in decoded])
+    arrays = {name: np.array(values, bool if name == "shown" else np.int8) for name, values in labels.items()}
+    return GroupBank(small.reshape(GROUPS_PER_VIDEO, frames_per_group, image_size, image_size, 3), **arrays)
+
+
+def _paint_group(rng: np.random.Generator, frames: np.ndarray, times_s: np.ndarray) -> dict:
+    """Draw one random event into a group of frames; returns its labels."""
+    kind = int(rng.choice(len(KINDS), p=KIND_SHARES))
+    label = {"kind": kind, "glyph": -1, "colour": -1, "direction": -1, "shown": np.zeros(len(times_s), bool)}
+    if kind == 0:
+        return label
+    name: EventKind = KINDS[kind]
+    glyphs = range(len(SHAPES)) if name in ("shape_card", "mover") else range(len(SHAPES), len(GLYPHS))
+    glyph, colour = int(rng.choice(glyphs)), int(rng.integers(len(COLOUR_NAMES)))
+    first, last = _draw_window(rng, len(times_s))
+    start, end = float(times_s[first]), float(times_s[last]) + 1
+    if name == "mover":  # a window onto a longer path
+        duration = int(rng.integers(4, 9))
+        start += -int(rng.integers(0, duration)) if first == 0 else 0
+        end = start + duration
+    event = draw_event(rng, name, "" if name == "blank_card" else GLYPHS[glyph], COLOUR_NAMES[colour], start, end)
+    label["shown"] = (times_s >= start) & (times_s < end)
+    paint_event(frames, event, times_s)
+    if name != "blank_card":
+        label["glyph"], label["colour"] = glyph, colour
+    if name == "mover":
+        label["direction"] = DIRECTIONS.index(event.direction)
+    return label
+
+
+def _draw_window(rng: np.random.Generator, length: int) -> tuple[int, int]:
+    """First and last visible frame of a group: all, one, or any run of them."""
+    choice = rng.random()
+    if choice < 0.3:
+        return 0, length - 1
+    if choice < 0.62:
+        only = int(rng.integers(length))
+        return only, only
+    first, last = sorted(rng.integers(0, length, 2))
+    return int(first), int(last)
+
+
+def _resize(frame: np.ndarray, size: int) -> np.ndarray:
+    if frame.shape[:2] == (size, size):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def through_codec(frames: np.ndarray, crf: int) -> np.ndarray:
+    """uint8 [T, H, W, 3] encoded as H.264 in memory and decoded again."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        encode_frames(container, iter(frames), frames.shape[1:3], 1.0, crf)
+    buffer.seek(0)
+    with av.open(buffer) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def save_bank(bank: GroupBank, path: str | Path) -> None:
+    """Write the bank as one .npz, beside and renamed."""
+    path = Path(path)
+    part = path.with_name(f".part-{path.name}")
+    np.savez(part, **{name: getattr(bank, name) for name in GroupBank.__dataclass_fields__})
+    part.replace(path)
+
+
+def load_bank(path: str | Path) -> GroupBank:
+    """The bank that save_bank wrote."""
+    with np.load(path) as file:
+        return GroupBank(**{name: file[name] for name in GroupBank.__dataclass_fields__})

@@ -1,0 +1,112 @@
+"""The stages of training as data, and the loss of each.
+
+Source: ours (docs/tiny.md). A stage names the modules it trains, the loss it follows and how the parts of the loss are weighed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vxlpro_jax.models.dts import pack_frames
+from vxlpro_jax.models.projector import pool_grid
+from vxlpro_jax.models.video_xl_pro import VideoXLProModel
+from vxlpro_jax.train.losses import next_token_loss, ranking_loss
+from vxlpro_jax.train.state import Params
+from vxlpro_jax.train.vision_heads import heads_loss
+from vxlpro_jax.types import RowBatch, Selection
+
+Array = Any
+LossFunction = Callable[[Params, Any], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """loss: "vision" teaches tower and DTS by auxiliary heads, "answers" the rest by answers over cached DTS features.
+
+    trainable: modules that are trained. num_steps: updates. group_weight: of the heads on groups beside those on frames.
+    ranking_weight, ranking_sharpness: of the listwise loss on the selector's scores beside the next-token loss.
+    """
+
+    loss: Literal["vision", "answers"]
+    trainable: tuple[str, ...]
+    num_steps: int
+    group_weight: float
+    ranking_weight: float
+    ranking_sharpness: float
+
+
+class VisionBatch(NamedTuple):
+    """pixels float32 [N, t, S, S, 3]; frame_labels by name int32 [N * t]; group_labels by name int32 [N]; -1 = no label."""
+
+    pixels: Array
+    frame_labels: dict[str, Array]
+    group_labels: dict[str, Array]
+
+
+class AnswerBatch(NamedTuple):
+    """features float [B, G, g, g, E]: outputs of the DTS; rows, selection: as the model takes them; relevant bool [B, G]: True where
+    the group shows what is asked; kind int32 [B]: question kind, for the metrics; width int32 [length]: its shape is the static number
+    of rows after selection."""
+
+    features: Array
+    rows: RowBatch
+    selection: Selection
+    relevant: Array
+    kind: Array
+    width: Array
+
+
+def stage_loss(config: StageConfig, model: VideoXLProModel) -> LossFunction:
+    """The stage's loss as a pure function (params, batch) -> (loss, metrics)."""
+    if config.loss == "vision":
+        return lambda params, batch: _vision_loss(config, model, params, batch)
+    return lambda params, batch: _answer_loss(config, model, params, batch)[:2]
+
+
+def dts_features(model: VideoXLProModel, params: Params, pixels: Array) -> tuple[Array, Array]:
+    """Tower features [N * t, g, g, E] and DTS outputs [N, g, g, E] of groups of frames [N, t, S, S, 3]."""
+    frames = model.apply(
+        {"params": params}, pixels.reshape(-1, *pixels.shape[2:]), method=VideoXLProModel.encode_frames
+    )
+    packed = pack_frames(frames, model.config.dts)
+    return frames, model.apply({"params": params}, packed, method=lambda module, x: module.dts(x))
+
+
+def project(model: VideoXLProModel, params: Params, features: Array) -> Array:
+    """Visual tokens [..., P, D] of DTS outputs [..., g, g, E]."""
+    flat = features.reshape(-1, *features.shape[-3:])
+    projected = model.apply({"params": params}, flat, method=lambda module, x: module.projector(x))
+    tokens = pool_grid(projected, model.config.projector)
+    return tokens.reshape(*features.shape[:-3], *tokens.shape[1:])
+
+
+def _vision_loss(config: StageConfig, model: VideoXLProModel, params: Params, batch: VisionBatch):
+    frames, groups = dts_features(model, params, batch.pixels)
+    frame_loss, frame_metrics = heads_loss(params["heads"], "frame", frames, batch.frame_labels)
+    group_loss, group_metrics = heads_loss(params["heads"], "group", groups, batch.group_labels)
+    loss = frame_loss + config.group_weight * group_loss
+    return loss, {"loss": loss, **frame_metrics, **group_metrics}
+
+
+def _answer_loss(config: StageConfig, model: VideoXLProModel, params: Params, batch: AnswerBatch):
+    visual = project(model, params, batch.features.astype(model.dtype))
+    output = model.apply({"params": params}, visual, batch.rows, batch.selection, batch.width.shape[0])
+    answer_loss, right = next_token_loss(output.logits, output.labels)
+    real = batch.rows.video_of_group >= 0
+    order_loss = ranking_loss(output.scores, batch.relevant, real, config.ranking_sharpness)
+    loss = answer_loss + config.ranking_weight * order_loss
+    metrics = {
+        "loss": loss,
+        "answer_loss": answer_loss,
+        "ranking_loss": order_loss,
+        "right": right.mean(dtype=jnp.float32),
+    }
+    return loss, metrics, right, output.scores
+
+
+def answer_check(config: StageConfig, model: VideoXLProModel) -> Callable[[Params, AnswerBatch], tuple[Array, Array]]:
+    """(params, batch) -> whether each row's whole answer is the greedy one [B], and the scores [B, G, P]."""
+    return lambda params, batch: _answer_loss(config, model, params, batch)[2:]
