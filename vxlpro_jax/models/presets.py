@@ -26,6 +26,8 @@ class VideoXLProConfig:
         argument.
     label_mask: "released": chat markers and newlines of every turn count as targets (SPEC 13). "answers": only the answers and their
         end marker.
+    picture_views: "anyres": a picture is cut into tiles on the canvas that keeps most of its resolution, as released (SPEC 13).
+        "single": the whole picture, stretched.
     """
 
     vision: SiglipConfig
@@ -37,6 +39,7 @@ class VideoXLProConfig:
     max_context_len: int
     short_group: Literal["pad_last", "released"]
     label_mask: Literal["released", "answers"]
+    picture_views: Literal["anyres", "single"]
 
     @property
     def tokens_per_group(self) -> int:
@@ -83,6 +86,7 @@ VIDEO_XL_PRO_3B = VideoXLProConfig(
     max_context_len=32768,
     short_group="pad_last",
     label_mask="released",
+    picture_views="anyres",
 )
 
 VIDEO_XL_PRO_3B_PAPER = replace(
