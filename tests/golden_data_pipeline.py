@@ -3,9 +3,9 @@
 import re
 
 import regex
-# from vxlpro_jax.data.frame_sampling import sample_released_inference, sample_released_training
 
 from vxlpro_jax.data.conversation import conversation_prompt, normalise_turns, question_prompt, stamp_ids
+from vxlpro_jax.data.frame_sampling import sample_released_inference, sample_released_training
 from vxlpro_jax.data.image_transforms import choose_canvas
 from vxlpro_jax.models.presets import VIDEO_XL_PRO_3B
 from vxlpro_jax.vocabulary import Tokenize

@@ -1,5 +1,6 @@
 """Checks of the whole model against full_model.safetensors and full_model_grads.json."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -7,18 +8,52 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
-from tests.golden_modules import channels_last, config_of, empty_cache
+from tests.golden_modules import RULES, channels_last, config_of, empty_cache
 from tests.golden_support import GoldenFile, lay_in, lay_out_tree
-from vxlpro_jax.convert.video_xl_pro_rules import VIDEO_XL_PRO_RULES
 from vxlpro_jax.data.batching import build_rows
 from vxlpro_jax.data.conversation import Prompt
-from vxlpro_jax.models.selector import (
-    num_kept_by_rate,
-)
+from vxlpro_jax.models.presets import VideoXLProConfig
+from vxlpro_jax.models.selector import num_kept_by_rate
 from vxlpro_jax.models.splice import mark_video_rows
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.train.losses import next_token_loss
 from vxlpro_jax.types import Selection
+
+
+@partial(jax.jit, static_argnums=0, static_argnames="freeze_tower")
+def _encode(config: VideoXLProConfig, params, pixels, source, freeze_tower=False):
+    def forward(model):
+        features = model.encode_frames(pixels)
+        return model.compress(jax.lax.stop_gradient(features) if freeze_tower else features, source)
+
+    return VideoXLProModel(config).apply({"params": params}, method=forward)
+
+
+@partial(jax.jit, static_argnums=0)
+def _read(config: VideoXLProConfig, params, visual, batch, selection):
+    """Merged rows, scores, logits. Positions are 0, 1, 2, ... also over padding, as in the reference."""
+
+    def forward(model):
+        rows, scores = model.merge(visual, batch, selection, batch.row_source.shape[1])
+        positions = jnp.broadcast_to(jnp.arange(rows.valid.shape[1]), rows.valid.shape)
+        return rows, scores, model.llm.logits(model.llm(rows.embeds, positions, rows.valid)[0])
+
+    return VideoXLProModel(config).apply({"params": params}, method=forward)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _apply(config: VideoXLProConfig, method, params, *arguments):
+    return VideoXLProModel(config).apply({"params": params}, *arguments, method=method)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _loss_and_grads(config: VideoXLProConfig, freeze_tower: bool, params, pixels, batch, selection):
+    def loss(params):
+        visual = _encode(config, params, pixels, jnp.arange(len(pixels)), freeze_tower=freeze_tower)[None]
+        rows, _, logits = _read(config, params, visual, batch, selection)
+        return next_token_loss(logits, rows.labels)[0]
+
+    return jax.value_and_grad(loss)(params)
 
 
 class FullModel:
@@ -30,15 +65,12 @@ class FullModel:
         for shard in sorted((folder / "full_model_state").glob("*.safetensors")):
             weights |= load_file(shard)
         self.config = config_of(golden.cfg, tied="lm_head.weight" not in weights)
-        self.params = jax.tree.map(jnp.asarray, lay_in(weights, VIDEO_XL_PRO_RULES))
+        self.params = jax.tree.map(jnp.asarray, lay_in(weights, RULES))
         self.pixels = channels_last(golden["in.pixel_values"])
 
-    def encode(self, pixels, source, params=None, freeze_tower=False) -> jax.Array:
-        def forward(model):
-            features = model.encode_frames(pixels)
-            return model.compress(jax.lax.stop_gradient(features) if freeze_tower else features, jnp.asarray(source))
-
-        return VideoXLProModel(self.config).apply({"params": params or self.params}, method=forward)
+    def encode(self, source) -> jax.Array:
+        """Visual tokens of groups made of the file's frames; `source` names the frame in each place."""
+        return _encode(self.config, self.params, self.pixels, jnp.asarray(source))
 
     def stamps(self, time_ids: np.ndarray) -> list[list[int]]:
         words, tokens = self.config.stamps.num_tokens, self.config.tokens_per_group
@@ -61,17 +93,11 @@ class FullModel:
         counts = [num_kept_by_rate(int(n) * self.config.tokens_per_group, rate, multiple) for n in groups]
         return Selection(num_keep=jnp.array(counts)[:, None], budget=jnp.zeros(len(counts), jnp.int32))
 
-    def run(self, visual, batch, rate: float, params=None):
+    def run(self, visual, batch, rate: float):
         """(merged rows, scores, logits), the rows cut to the longest."""
-
-        def forward(model):
-            rows, scores = model.merge(visual, batch, self.selection(batch, rate), batch.row_source.shape[1])
-            length = int(rows.valid.sum(-1).max()) if params is None else batch.row_source.shape[1]
-            rows = jax.tree.map(lambda x: x[:, :length], rows)
-            positions = jnp.broadcast_to(jnp.arange(length), rows.valid.shape)
-            return rows, scores, model.llm.logits(model.llm(rows.embeds, positions, rows.valid)[0])
-
-        return VideoXLProModel(self.config).apply({"params": params or self.params}, method=forward)
+        rows, scores, logits = _read(self.config, self.params, visual, batch, self.selection(batch, rate))
+        length = int(rows.valid.sum(-1).max())
+        return jax.tree.map(lambda x: x[:, :length], rows), scores, logits[:, :length]
 
     def kept(self, rows, batch, row: int = 0) -> np.ndarray:
         first_visual = batch.text_ids.shape[1] + batch.stamp_ids[row].size
@@ -94,7 +120,7 @@ def check_cases(full: FullModel) -> None:
     golden, size = full.golden, full.config.dts.frames_per_group
     frames = np.arange(len(full.pixels))
     batch = _one_row(full, golden["in.time_ids"])
-    visual = full.encode(full.pixels, frames)[None]
+    visual = full.encode(frames)[None]
     golden.check("a.video_sequence", full.video_sequence(visual, batch))
     stamps = jnp.asarray(full.params["llm"]["embed_tokens"]["embedding"])[batch.stamp_ids]
     base = full.config.selector.rotation_base
@@ -109,11 +135,12 @@ def check_cases(full: FullModel) -> None:
 
     rate = float(golden["a.rate"])
     for case in ("odd", "short"):
-        used = full.pixels[: golden.cfg[case]]
-        visual = full.encode(used, golden[f"{case}.frame_src"])[None]
+        source = golden[f"{case}.frame_src"]
+        assert source.max() < golden.cfg[case]
+        visual = full.encode(source)[None]
         check_case(full, case, visual, rate)
-    views = full.pixels[: golden.cfg["img_patches"]][::-1]
-    visual = full.encode(views, np.repeat(np.arange(len(views)), size))[1:][None]  # the base view is dropped (quirk 10)
+    views = frames[: golden.cfg["img_patches"]][::-1]
+    visual = full.encode(np.repeat(views, size))[1:][None]  # the base view is dropped (quirk 10)
     golden.check("image.video_sequence", full.video_sequence(visual, _one_row(full, golden["image.time_ids"])))
     check_case(full, "image", visual, rate)
 
@@ -129,33 +156,34 @@ def check_case(full: FullModel, case: str, visual, rate: float) -> None:
 def check_greedy(full: FullModel) -> None:
     golden = full.golden
     batch = _one_row(full, golden["in.time_ids"])
-    visual = full.encode(full.pixels, np.arange(len(full.pixels)))[None]
+    visual = full.encode(np.arange(len(full.pixels)))[None]
     steps = len(golden["greedy.ids"])
     rows, _, _ = full.run(visual, batch, float(golden["a.rate"]))
     length = rows.valid.shape[1]
-    model, variables = VideoXLProModel(full.config), {"params": full.params}
     cache = empty_cache(full.config.llm, 1, length + steps)
-    logits, cache = model.apply(variables, rows, cache, method=VideoXLProModel.prefill)
+    logits, cache = _apply(full.config, VideoXLProModel.prefill, full.params, rows, cache)
     chosen, seen = [], []
     for _ in range(steps):
         seen.append(np.asarray(logits[0]))
         chosen.append(int(seen[-1].argmax()))
-        logits, cache = model.apply(variables, jnp.array(chosen[-1:]), cache, method=VideoXLProModel.decode_step)
+        token = jnp.array(chosen[-1:])
+        logits, cache = _apply(full.config, VideoXLProModel.decode_step, full.params, token, cache)
     golden.check("greedy.ids", np.array(chosen, np.int32))
     golden.check("greedy.logits", np.stack(seen))
 
-    def without_cache(m):
-        embeds = jnp.concatenate([rows.embeds, m.llm.embed(jnp.array([chosen]), jnp.float32)], axis=1)
+    def without_cache(m, read, ids):
+        embeds = jnp.concatenate([read, m.llm.embed(ids, jnp.float32)], axis=1)
         positions = jnp.arange(embeds.shape[1])[None]
         return m.llm.logits(m.llm(embeds, positions, jnp.ones(positions.shape, bool))[0])
 
-    golden.check("greedy.logits", model.apply(variables, method=without_cache)[0, length - 1 : -1])
+    logits = _apply(full.config, without_cache, full.params, rows.embeds, jnp.array([chosen]))
+    golden.check("greedy.logits", logits[0, length - 1 : -1])
 
 
 def check_batch(full: FullModel) -> None:
     golden, size = full.golden, full.config.dts.frames_per_group
-    first = full.encode(full.pixels, np.arange(len(full.pixels)))
-    second = full.encode(full.pixels[:size], np.arange(size))
+    first = full.encode(np.arange(len(full.pixels)))
+    second = full.encode(np.arange(size))
     visual = jnp.zeros((2, *first.shape)).at[0].set(first).at[1, :1].set(second)
     times = [golden["in.time_ids"], golden["batch.time_ids_1"]]
     batch = full.rows(golden["batch.input_ids"], golden["batch.labels"], golden["batch.attention_mask"], times)
@@ -164,7 +192,7 @@ def check_batch(full: FullModel) -> None:
     golden.check("batch.merged_labels", rows.labels)
     golden.check("batch.scores_1", scores[1, :1].reshape(-1))
     golden.check("batch.keep_1", full.kept(rows, batch, 1))
-    golden.check("batch.loss", next_token_loss(logits, rows.labels)[None])
+    golden.check("batch.loss", next_token_loss(logits, rows.labels)[0][None])
     last = np.asarray(rows.valid).sum(-1) - 1
     golden.check("batch.last_logits", np.asarray(logits)[np.arange(2), last])
 
@@ -173,13 +201,8 @@ def loss_and_grads(full: FullModel, freeze_tower: bool):
     golden = full.golden
     ids = golden["in.input_ids"]
     batch = full.rows(ids, golden["train.labels"], np.ones_like(ids), [golden["in.time_ids"]])
-
-    def loss(params):
-        visual = full.encode(full.pixels, np.arange(len(full.pixels)), params, freeze_tower)[None]
-        rows, _, logits = full.run(visual, batch, float(golden["a.rate"]), params)
-        return next_token_loss(logits, rows.labels)
-
-    return jax.value_and_grad(loss)(full.params)
+    selection = full.selection(batch, float(golden["a.rate"]))
+    return _loss_and_grads(full.config, freeze_tower, full.params, full.pixels, batch, selection)
 
 
 def check_stored_gradients(full: FullModel) -> None:
@@ -187,7 +210,7 @@ def check_stored_gradients(full: FullModel) -> None:
     golden = full.golden
     loss, grads = loss_and_grads(full, freeze_tower=False)
     golden.check("train.loss", loss[None])
-    by_key = lay_out_tree(grads, VIDEO_XL_PRO_RULES)
+    by_key = lay_out_tree(grads, RULES)
     for name in golden.names("grad."):
         ours = by_key[name.removeprefix("grad.")]
         if ours.shape != golden[name].shape:  # rows around offset zero, the only ones that can be reached
@@ -200,7 +223,7 @@ def check_gradient_norms(full: FullModel, expected: dict) -> None:
     """Losses and gradient norms of full_model_grads.json, with the tower trained and frozen."""
     loss, grads = loss_and_grads(full, freeze_tower=False)
     frozen_loss, frozen_grads = loss_and_grads(full, freeze_tower=True)
-    by_key, frozen = (lay_out_tree(tree, VIDEO_XL_PRO_RULES) for tree in (grads, frozen_grads))
+    by_key, frozen = (lay_out_tree(tree, RULES) for tree in (grads, frozen_grads))
     _close("loss", float(loss), expected["loss_f32"], expected["loss_f64"])
     _close("loss_frozen_vision", float(frozen_loss), expected["loss_frozen_vision"], expected["loss_f64"])
     _check_parameter_norms(by_key, expected)

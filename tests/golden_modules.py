@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.golden_support import GoldenFile, lay_in
-from vxlpro_jax.convert.video_xl_pro_rules import VIDEO_XL_PRO_RULES
+from vxlpro_jax.convert.video_xl_pro_rules import video_xl_pro_rules
 from vxlpro_jax.data.image_transforms import preprocess
 from vxlpro_jax.models.dts import DynamicTokenSynthesizer, HalvingConv, SpatialBlock, TemporalBlock, pack_frames
 from vxlpro_jax.models.presets import VIDEO_XL_PRO_3B, VideoXLProConfig
@@ -23,6 +23,8 @@ from vxlpro_jax.models.selector import (
 )
 from vxlpro_jax.models.siglip import SiglipTower, resize_grid
 from vxlpro_jax.types import Selection
+
+RULES = video_xl_pro_rules(VIDEO_XL_PRO_3B.dts.num_stages)
 
 
 def config_of(cfg: dict, tied: bool) -> VideoXLProConfig:
@@ -65,37 +67,37 @@ def channels_second(x) -> np.ndarray:
 
 
 def dts_params(golden: GoldenFile, path: str = "") -> dict:
-    return {"params": lay_in(golden.weights(), VIDEO_XL_PRO_RULES, f"dts/{path}")}
+    return {"params": lay_in(golden.weights(), RULES, f"dts/{path}")}
 
 
 def check_attn_block3d(golden: GoldenFile, config: VideoXLProConfig) -> None:
-    block = SpatialBlock(config.dts)
+    apply = jax.jit(SpatialBlock(config.dts).apply)
     for name in golden.names("in.x"):
-        y = block.apply(dts_params(golden, "stage_0/spatial"), channels_last(golden[name]))
+        y = apply(dts_params(golden, "stage_0/spatial"), channels_last(golden[name]))
         golden.check(name.replace("in.x", "out.y"), channels_second(y))
 
 
 def check_temporal_attention(golden: GoldenFile, config: VideoXLProConfig) -> None:
-    block = TemporalBlock(config.dts)
+    apply = jax.jit(TemporalBlock(config.dts).apply)
     for name in golden.names("in.x"):
-        y = block.apply(dts_params(golden, "stage_0/temporal"), channels_last(golden[name]))
+        y = apply(dts_params(golden, "stage_0/temporal"), channels_last(golden[name]))
         golden.check(name.replace("in.x", "out.y"), channels_second(y))
 
 
 def check_same_pad_conv3d(golden: GoldenFile, config: VideoXLProConfig) -> None:
     params = dts_params(golden, "stage_0/conv")
-    conv = HalvingConv(params["params"]["bias"].size)
+    apply = jax.jit(HalvingConv(params["params"]["bias"].size).apply)
     for name in golden.names("in.x"):
-        golden.check(name.replace("in.x", "out.y"), channels_second(conv.apply(params, channels_last(golden[name]))))
+        golden.check(name.replace("in.x", "out.y"), channels_second(apply(params, channels_last(golden[name]))))
 
 
 def check_sae(golden: GoldenFile, config: VideoXLProConfig) -> None:
-    y = DynamicTokenSynthesizer(config.dts).apply(dts_params(golden), channels_last(golden["in.x"]))
+    y = jax.jit(DynamicTokenSynthesizer(config.dts).apply)(dts_params(golden), channels_last(golden["in.x"]))
     golden.check("out.y", channels_second(y)[:, :, None])
 
 
 def check_projector(golden: GoldenFile, config: VideoXLProConfig) -> None:
-    params = {"params": lay_in(golden.weights(), VIDEO_XL_PRO_RULES, "projector")}
+    params = {"params": lay_in(golden.weights(), RULES, "projector")}
     golden.check("out.y", Projector(config.projector).apply(params, jnp.asarray(golden["in.x"])))
 
 
@@ -122,7 +124,7 @@ def check_frame_packing(golden: GoldenFile, config: VideoXLProConfig) -> None:
 
 
 def check_window_time_attention(golden: GoldenFile, config: VideoXLProConfig) -> None:
-    params = {"params": lay_in(golden.weights(), VIDEO_XL_PRO_RULES, "selector/window_attention")}
+    params = {"params": lay_in(golden.weights(), RULES, "selector/window_attention")}
     words, tokens = config.stamps.num_tokens, config.tokens_per_group
     rows = golden["in.x"].reshape(1, -1, words + tokens, golden["in.x"].shape[-1])
     stamps, visual = jnp.asarray(rows[:, :, :words]), jnp.asarray(rows[:, :, words:])
@@ -131,7 +133,7 @@ def check_window_time_attention(golden: GoldenFile, config: VideoXLProConfig) ->
 
 
 def check_selector(golden: GoldenFile, config: VideoXLProConfig) -> None:
-    params = {"params": lay_in(golden.weights(), VIDEO_XL_PRO_RULES, "selector")}
+    params = {"params": lay_in(golden.weights(), RULES, "selector")}
     text, visual = jnp.asarray(golden["in.text_embeds"]), jnp.asarray(golden["in.visual"])
     encoded = QuerySelector(config.selector).apply(params, text[None], method=QuerySelector.encode_query)[0]
     golden.check("out.text_mlp", encoded)
@@ -158,8 +160,9 @@ def check_rotary_position_embedding(golden: GoldenFile, config: VideoXLProConfig
 
 
 def check_siglip_vision(golden: GoldenFile, config: VideoXLProConfig) -> None:
-    params = {"params": lay_in(golden.weights(), VIDEO_XL_PRO_RULES, "vision_tower")}
-    golden.check("out.features", SiglipTower(config.vision).apply(params, channels_last(golden["in.pixel_values"])))
+    params = {"params": lay_in(golden.weights(), RULES, "vision_tower")}
+    pixels = channels_last(golden["in.pixel_values"])
+    golden.check("out.features", jax.jit(SiglipTower(config.vision).apply)(params, pixels))
 
 
 def check_image_preprocess(golden: GoldenFile, config: VideoXLProConfig) -> None:
@@ -174,9 +177,10 @@ def empty_cache(llm, batch: int, length: int) -> KVCache:
 
 
 def check_qwen2(golden: GoldenFile, config: VideoXLProConfig) -> None:
-    params = {"params": lay_in(golden.weights(), VIDEO_XL_PRO_RULES, "llm")}
+    params = {"params": lay_in(golden.weights(), RULES, "llm")}
     model = Qwen2(replace(config.llm, tie_embeddings="lm_head.weight" not in golden))
 
+    @jax.jit
     def run(ids, valid, cache=None, first=0):
         def forward(m):
             positions = first + jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
@@ -202,7 +206,9 @@ def check_qwen2(golden: GoldenFile, config: VideoXLProConfig) -> None:
         logits, cache = run(jnp.array([[chosen[-1]]]), jnp.ones((1, 1), bool), cache, ids.shape[1] + step)
     golden.check("out.greedy_ids", np.array(chosen, np.int32))
     golden.check("out.greedy_logits", np.stack(seen))
-    without_cache, _ = run(jnp.concatenate([ids, jnp.array([chosen])], axis=1), jnp.ones((1, ids.shape[1] + steps), bool))
+    without_cache, _ = run(
+        jnp.concatenate([ids, jnp.array([chosen])], axis=1), jnp.ones((1, ids.shape[1] + steps), bool)
+    )
     golden.check("out.greedy_logits", without_cache[0, ids.shape[1] - 1 : -1])
 
 
