@@ -14,7 +14,14 @@ from PIL import Image, ImageOps
 from vxlpro_jax.data.video_records import MAX_PIXELS, VideoError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_IMAGE_FORMATS = ("BMP", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")  # gif is read as video: it has durations
+_IMAGE_FORMATS = (
+    "BMP",
+    "JPEG",
+    "PNG",
+    "PPM",
+    "TIFF",
+    "WEBP",
+)  # JPEG includes MPO; gif is read as video: it has durations
 _PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 _EXIF_ORIENTATION = 0x0112
 _ASIDE_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
@@ -99,6 +106,7 @@ class ImageFiles:
 
 def _opened(path: Path) -> Image.Image:
     """An image whose header alone was read; VideoError if decoding it would take too much memory."""
+    Image.init()  # Image.open knows only some formats before
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows

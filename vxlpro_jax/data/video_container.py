@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -25,6 +26,7 @@ from vxlpro_jax.data.video_truncation import is_cut_short
 
 _DEFAULT_FRAME_S = 0.04  # 25 frames/s, when neither packets nor header tell
 _SEEKABLE_FORMATS = ("mp4", "matroska")  # a seek lands on a packet that can be identified; others: from the start
+_TIMELESS_FORMATS = ("avi", "h264", "hevc", "m4v", "mpegvideo")  # they store decoding order only
 _FULL_TURN = 1 << 16  # 1.0 in a display matrix
 
 
@@ -63,7 +65,8 @@ def open_container(path: str) -> av.container.InputContainer:
     try:
         return av.open(path, metadata_errors="ignore")
     except av.FFmpegError as error:
-        raise VideoError(path, f"not a video that FFmpeg can open ({error.strerror})") from error
+        hint = "; the file is cut short" if is_cut_short(Path(path)) else ""
+        raise VideoError(path, f"not a video that FFmpeg can open ({error.strerror}{hint})") from error
 
 
 def select_stream(container: av.container.InputContainer, index: int) -> av.video.stream.VideoStream:
@@ -82,25 +85,27 @@ def examine_file(path: Path) -> VideoFile:
     with open_container(name) as container:
         candidates = [stream for stream in container.streams.video if not _is_cover(stream)]
         if not candidates:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+            kinds = ", ".join(sorted({_kind(stream) for stream in container.streams}))
             raise VideoError(path, f"no video stream in it (found: {kinds or 'no stream at all'})")
         stream = select_stream(container, max(candidates, key=lambda s: (s.width * s.height, -s.index)).index)
         if stream.width * stream.height > MAX_PIXELS:
             raise VideoError(path, f"frames of {stream.width}x{stream.height} pixels; at most {MAX_PIXELS} are read")
         packets, is_complete = _demux(container, stream)
-        cut_short = is_cut_short(path)
+        is_complete = is_complete and not is_cut_short(path)
         frame_s = float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_S
-        announced = _announced_frames(container, stream, frame_s) if cut_short else 0
+        end_s = _announced_end(stream, (container.duration or 0) / av.time_base, is_complete)
         index, time_base = stream.index, stream.time_base or Fraction(1, 1000)
+        is_guesswork = container.format.name in _TIMELESS_FORMATS and bool(stream.codec_context.has_b_frames)
         facts = (container.format.name, stream.codec_context.codec.canonical_name, stream.codec_context.pix_fmt or "")
     if not packets:
         raise VideoError(path, "the video stream is empty (or the file is cut off before its first frame)")
     first, decoded = _decode_head(name, index, packets)
-    if has_usable_times(packets) and decoded is not None:
+    if has_usable_times(packets) and decoded is not None and not is_guesswork:
         packets = _without_undecodable_lead(packets, decoded)
-        table = table_from_packets(packets, time_base, frame_s, max(0, announced - len(packets)))
+        table = table_from_packets(packets, time_base, frame_s, end_s, is_complete)
     else:
-        table = table_from_count(*_count_frames(name, index, time_base), frame_s)
+        stamps_s, corrupt = _count_frames(name, index, time_base)
+        table = table_from_count([None] * len(stamps_s) if is_guesswork else stamps_s, corrupt, frame_s)
     quarter_turns, is_mirrored = orientation(display_matrix(first))
     return VideoFile(
         path=name,
@@ -113,17 +118,24 @@ def examine_file(path: Path) -> VideoFile:
         coded_width=first.width,
         quarter_turns=quarter_turns,
         is_mirrored=is_mirrored,
-        is_whole=is_complete and not cut_short,
+        is_whole=is_complete and not table.lost,
         is_seekable=any(name in facts[0] for name in _SEEKABLE_FORMATS) and not table.is_ordinal,
         has_hidden_packets=not all(packet.is_shown for packet in packets),
         table=table,
     )
 
 
+def _kind(stream) -> str:
+    """What a stream that is no video counts as."""
+    return "video of unknown codec or size, or a cover picture" if stream.type == "video" else stream.type
+
+
 def _is_cover(stream) -> bool:
-    """True for the picture on an audio file's cover, and for streams of unknown size."""
+    """True for the picture on an audio file's cover, and for streams of unknown codec or size."""
     pictures = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-    return bool(stream.disposition & pictures) or not (stream.width and stream.height)
+    if stream.codec_context is None or not (stream.width and stream.height):
+        return True
+    return bool(stream.disposition & pictures)
 
 
 def _demux(container, stream) -> tuple[list[PacketRecord], bool]:
@@ -142,11 +154,21 @@ def _demux(container, stream) -> tuple[list[PacketRecord], bool]:
     return packets, True
 
 
-def _announced_frames(container, stream, frame_s: float) -> int:
-    """How many frames the header of a file that is cut short speaks of; 0 if it doesn't say."""
-    if stream.frames:
-        return stream.frames
-    return round(container.duration / av.time_base / frame_s) if container.duration else 0
+def _announced_end(stream, whole_s: float, is_complete: bool) -> float | None:
+    """Up to which time in seconds the header announces frames; None if it doesn't say or needn't be asked.
+
+    MP4 is asked only when the file is known to be cut short, because edit lists cut too. Matroska, whose demuxer passes
+    over damage without a word, states a track's end in a tag; a tag left over from a longer film is past whole_s.
+    """
+    if stream.duration and not is_complete:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
+    minutes, _, seconds = rest.partition(":")
+    try:
+        end_s = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return whole_s if whole_s and not is_complete else None
+    return end_s if end_s <= whole_s + 1 else None
 
 
 def _decode_head(path: str, stream_index: int, packets: Sequence[PacketRecord]):
@@ -213,7 +235,7 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return None
-    values = np.frombuffer(data, np.int32)
+    values = np.frombuffer(cast(bytes, data), np.int32)
     return int(values[0]), int(values[1]), int(values[3]), int(values[4])
 
 

@@ -12,6 +12,7 @@ from itertools import chain
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from vxlpro_jax.data.video_container import VideoFile, open_container, select_stream
@@ -33,6 +34,7 @@ class PyavReader:
         self.path, self.height, self.width = file.path, file.height, file.width
         self.times_s, self.duration_s = table.times_s, table.duration_s
         self._file, self._table = file, table
+        self._is_seekable = file.is_seekable
         self._run = _DecodingRun(file, min(os.cpu_count() or 1, _MAX_THREADS))
         self._lost = set(table.lost)
         self._examined = {0} if table.is_ordinal else set()  # groups whose losses are known
@@ -64,12 +66,15 @@ class PyavReader:
 
     def _advance_to(self, index: int, gop: int) -> av.VideoFrame | None:
         """Decodes up to the frame and to all that was decoded before it, so that complaints about these are heard."""
-        run, start = self._run, self._start_of.get(gop, gop if self._file.is_seekable else 0)
+        run, start = self._run, self._start_of.get(gop, gop) if self._is_seekable else 0
         saved = self._table.key_positions[start] - run.position
         if not run.is_open or index < run.next_index or saved > _SEEK_GAIN:
             run.start(start)
         settled_by = int(self._table.settled_by[index])
         while True:
+            if run.began_amid:  # key frames of this file are none (periodic intra refresh): only its beginning is one
+                self._is_seekable = False
+                run.start(0)
             run.drop_before(index)
             if run.ready and (run.ready[-1][0] >= settled_by or run.is_ended):
                 found, frame = run.ready[0]
@@ -83,9 +88,9 @@ class PyavReader:
         members = self._table.gop_frames(gop)
         careful = _DecodingRun(self._file, 1)
         try:
-            for start in dict.fromkeys((gop if self._file.is_seekable else 0, 0)):
+            for start in dict.fromkeys((gop if self._is_seekable else 0, 0)):
                 shown, bad_from = self._shown_and_bad(careful, start, members)
-                missing = [index for index in members if index not in shown]
+                missing = [index for index in members if index not in shown and index not in self._lost]
                 if not missing or bad_from < members.stop:
                     break
             # silent absence: this group's key frame is none, so start from where its frames did appear
@@ -158,6 +163,8 @@ class _DecodingRun:
         self.next_index = 0  # frames before this one have passed by
         self._num_shown = 0
         self.is_ended = True
+        self._is_fresh = True  # neither a frame nor a complaint since the start
+        self.began_amid = False  # True: the "key" frame begun at leans on frames before it
         self.suspects: set[int] = set()  # groups about which the decoder complained
 
     @property
@@ -177,7 +184,8 @@ class _DecodingRun:
     def start(self, gop: int) -> None:
         """Begins at the key packet of this group or before it; only the beginning of the file is trusted blindly."""
         self.ready.clear()
-        self.is_ended = False
+        self.is_ended = self.began_amid = False
+        self._is_fresh = True
         landed = self._seek(gop) if gop > 0 else None
         if landed is None:
             self.close()
@@ -242,6 +250,7 @@ class _DecodingRun:
         try:
             frames = self._open()[1].codec_context.decode(packet)
         except av.FFmpegError:
+            self._is_fresh = False
             # threads may have run ahead of the packet that failed
             for behind in range(self._num_threads + 1):
                 self.suspects.add(self._table.gop_at(max(0, self.position - behind)))
@@ -255,8 +264,11 @@ class _DecodingRun:
         """Puts a frame among those waiting, unless it is hidden, a leading picture, or has passed by."""
         index = self._num_shown if self._table.is_ordinal else self._table.index_by_pts.get(frame.pts)
         self._num_shown += 1
-        if index is None or index < self.first_index or index >= self._table.num_present:
+        if index is None or index < self.first_index:
             return
+        if self._is_fresh and self.first_index > 0:
+            self.began_amid = index > self.first_index or frame.pict_type in (PictureType.P, PictureType.B)
+        self._is_fresh = False
         if frame.is_corrupt:
             self.suspects.add(int(self._table.gop_of[index]))
         if index >= self.next_index:
