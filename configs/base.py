@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.init_from = ""
     config.stage = ConfigDict(
         {
-            "loss": "vision",
+            "loss": "frames",
             "trainable": (),
             "num_steps": 0,
             "group_weight": 1.0,
@@ -32,6 +32,8 @@ def get_config() -> ConfigDict:
         }
     )
     config.loop = ConfigDict({"log_every": 25, "eval_every": 200, "save_every": 200, "prefetch": 3})
-    config.vision = ConfigDict({"num_videos": 1800, "num_heldout": 120, "batch_groups": 32, "workers": 2})
+    config.vision = ConfigDict(
+        {"num_videos": 1800, "num_heldout": 120, "batch_frames": 128, "batch_groups": 32, "workers": 2}
+    )
     config.rows = ConfigDict()
     return config.lock()

@@ -1,7 +1,7 @@
 """Train one stage: `python -m launch.train --config=configs/tiny/tower.py --workdir=DIR [--config.KEY=VALUE]`.
 
-Source: ours (docs/tiny.md). DIR gets metrics.jsonl and the state; a killed run goes on when started again. Banks of rendered groups lie
-beside DIR and are shared by the stages.
+Source: ours (docs/tiny.md). DIR gets metrics.jsonl and the state; a killed run goes on when started again. Banks of
+rendered groups lie beside DIR and are shared by the stages.
 """
 
 import sys

@@ -3,6 +3,7 @@
 Source: ours (docs/tiny.md).
 """
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,20 +11,26 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from vxlpro_jax.checkpoint import restore_params
+from vxlpro_jax.checkpoint import restore_params, save_params
 from vxlpro_jax.config import TrainConfig
 from vxlpro_jax.data.synthetic_bank import GroupBank, build_bank, join_banks, load_bank, save_bank
+from vxlpro_jax.data.synthetic_rows import BankIndex
+from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer
 from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, abstract_params, init_params
-from vxlpro_jax.train.loop import CHECKPOINT_FOLDER, run_loop
+from vxlpro_jax.train.answer_feed import AnswerFeed, mark_batches
+from vxlpro_jax.train.loop import run_loop
 from vxlpro_jax.train.optimizers import make_optimizer
-from vxlpro_jax.train.stages import stage_loss
+from vxlpro_jax.train.stages import answer_check, stage_loss
 from vxlpro_jax.train.state import Params, TrainState, new_state
 from vxlpro_jax.train.step import make_train_step
-from vxlpro_jax.train.vision_feed import labelled_groups, vision_batches
+from vxlpro_jax.train.vision_feed import encode_bank, frame_batches, group_batches, labelled_groups, whitened_patches
 from vxlpro_jax.train.vision_heads import new_heads
 
-EVAL_CHUNK = 64
+# Frames whose patches are whitened, and the variance (pixels in [-1, 1]) below which a component counts as noise.
+WHITENING_FRAMES, WHITENING_FLOOR = 4000, 0.004
+EVAL_CHUNK, EVAL_ROWS = 64, 384
+MODEL_FOLDER = "model"
 
 
 def run(config: TrainConfig, workdir: Path) -> TrainState:
@@ -33,31 +40,44 @@ def run(config: TrainConfig, workdir: Path) -> TrainState:
             f"config.preset={config.preset!r}: one of {', '.join(PRESETS)} is accepted (models/presets.py)."
         )
     model = VideoXLProModel(PRESETS[config.preset])
-    params = starting_params(config, model.config)
+    params = starting_params(config, model.config, workdir)
     optimizer = make_optimizer(config.optimizer, config.stage.num_steps)
-    make_batch, evaluate = _vision_stage(config, model, workdir)
+    stage = _answer_stage if config.stage.loss == "answers" else _vision_stage
+    make_batch, evaluate = stage(config, model, params, workdir)
     step = make_train_step(stage_loss(config.stage, model), config.stage.trainable, optimizer)
     state = new_state(params, config.stage.trainable, optimizer)
-    return run_loop(state, step, make_batch, config.stage.num_steps, config.loop, workdir, evaluate)
+    state = run_loop(state, step, make_batch, config.stage.num_steps, config.loop, workdir, evaluate)
+    save_model(state.params, workdir)
+    return state
 
 
-def starting_params(config: TrainConfig, sizes: VideoXLProConfig) -> Params:
+def starting_params(config: TrainConfig, sizes: VideoXLProConfig, workdir: Path) -> Params:
     """The parameters of config.init_from, or fresh ones; with the auxiliary heads where the stage trains them."""
     key = jax.random.key(config.seed % 2**31)
     if config.init_from:
         params = stage_params(Path(config.init_from), sizes)
     else:
         params = nn.unbox(jax.jit(lambda: init_params(sizes, key))())
+        bank = shared_bank(config, workdir.parent, heldout=False)
+        patches = whitened_patches(bank, sizes.vision.patch_size, sizes.vision.dim, WHITENING_FRAMES, WHITENING_FLOOR)
+        params["vision_tower"]["patch_embedding"] = jax.tree.map(jax.numpy.asarray, patches)
     if "heads" in config.stage.trainable:
         params = {**params, "heads": new_heads(jax.random.fold_in(key, 1), sizes.vision.dim)}
     return params
 
 
+def save_model(params: Params, workdir: Path) -> None:
+    """Write the model's parameters, without the auxiliary heads, to workdir/model."""
+    part = workdir / f"{MODEL_FOLDER}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    save_params(part, {name: value for name, value in params.items() if name != "heads"})
+    shutil.rmtree(workdir / MODEL_FOLDER, ignore_errors=True)
+    part.rename(workdir / MODEL_FOLDER)
+
+
 def stage_params(workdir: Path, sizes: VideoXLProConfig) -> Params:
-    """The model's parameters of a finished stage, without its auxiliary heads."""
-    abstract = {"params": abstract_params(sizes)}
-    stored = restore_params(workdir / CHECKPOINT_FOLDER, abstract, partial=True)
-    return jax.tree.map(jax.numpy.asarray, stored["params"])
+    """The model's parameters of a finished stage."""
+    return jax.tree.map(jax.numpy.asarray, restore_params(workdir / MODEL_FOLDER, abstract_params(sizes)))
 
 
 def shared_bank(config: TrainConfig, folder: Path, heldout: bool) -> GroupBank:
@@ -73,7 +93,9 @@ def shared_bank(config: TrainConfig, folder: Path, heldout: bool) -> GroupBank:
     return load_bank(path)
 
 
-def _vision_stage(config: TrainConfig, model: VideoXLProModel, workdir: Path) -> tuple[Callable, Callable]:
+def _vision_stage(
+    config: TrainConfig, model: VideoXLProModel, params: Params, workdir: Path
+) -> tuple[Callable, Callable]:
     bank, heldout = (shared_bank(config, workdir.parent, flag) for flag in (False, True))
     loss = jax.jit(stage_loss(config.stage, model))
 
@@ -82,4 +104,29 @@ def _vision_stage(config: TrainConfig, model: VideoXLProModel, workdir: Path) ->
         lines = [loss(params, labelled_groups(heldout, chunk))[1] for chunk in chunks]
         return {name: float(np.mean([line[name] for line in lines])) for name in lines[0]}
 
-    return vision_batches(bank, config.seed, config.vision.batch_groups), evaluate
+    if config.stage.loss == "frames":
+        return frame_batches(bank, config.seed, config.vision.batch_frames), evaluate
+    return group_batches(bank, config.seed, config.vision.batch_groups), evaluate
+
+
+def _answer_stage(
+    config: TrainConfig, model: VideoXLProModel, params: Params, workdir: Path
+) -> tuple[Callable, Callable]:
+    tokenizer = TextTokenizer(build_tiny_tokenizer())
+    feeds = []
+    for flag in (False, True):
+        bank = shared_bank(config, workdir.parent, flag)
+        features = encode_bank(model, params, bank, EVAL_CHUNK)
+        feeds.append(AnswerFeed(features, BankIndex(bank), tokenizer, model.config))
+    check = jax.jit(answer_check(config.stage, model))
+    rng = np.random.default_rng(config.seed + 1)
+    held = {
+        name: [feeds[1].draw(rng, mix) for _ in range(max(1, EVAL_ROWS // mix.batch_size))]
+        for name, mix in config.rows.items()
+    }
+
+    def evaluate(params: Params, step: int) -> dict[str, float]:
+        marks = {name: mark_batches(lambda batch: check(params, batch), batches) for name, batches in held.items()}
+        return {f"{name}_{key}": round(value, 4) for name, found in marks.items() for key, value in found.items()}
+
+    return feeds[0].batches(config.rows, config.seed), evaluate

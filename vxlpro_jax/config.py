@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
+from vxlpro_jax.train.answer_feed import RowMix
 from vxlpro_jax.train.loop import LoopConfig
 from vxlpro_jax.train.optimizers import OptimizerConfig
 from vxlpro_jax.train.stages import StageConfig
@@ -20,33 +21,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class VisionDataConfig:
-    """Videos of the bank that is trained on and of the held-out one, groups per step, processes that render."""
+    """Videos of the bank that is trained on and of the held-out one, frames or groups per step, processes that
+    render."""
 
     num_videos: int
     num_heldout: int
+    batch_frames: int
     batch_groups: int
     workers: int
 
 
 @dataclass(frozen=True)
-class RowMix:
-    """One kind of batch: rows per step, groups per row, rows kept after selection at most, and how often it is drawn.
-
-    drop: share of rows whose budget is drawn at random below what they need, so that the selector has to choose.
-    """
-
-    num_groups: int
-    batch_size: int
-    length: int
-    weight: float
-    drop: float
-
-
-@dataclass(frozen=True)
 class TrainConfig:
-    """A stage of training. preset: of models/presets.py. seed: of everything random in it. vision: the bank that all stages share.
+    """A stage of training. preset: of models/presets.py. seed: of everything random in it. vision: the bank that all
+    stages share.
 
-    init_from: work folder of the stage before, empty to start from fresh parameters. rows: the mix of an "answers" stage, by name.
+    init_from: work folder of the stage before, empty to start from fresh parameters. rows: the mix of an "answers"
+    stage, by name.
     """
 
     preset: str

@@ -1,4 +1,4 @@
-"""Vision tower and DTS together, taught by auxiliary heads on frames and on groups.
+"""Vision tower, taught by auxiliary heads on single frames.
 
 python -m launch.train --config=configs/tiny/tower.py --workdir=runs/tiny/tower
 Source: ours (docs/tiny.md).
@@ -12,8 +12,9 @@ from configs import base
 def get_config() -> ConfigDict:
     config = base.get_config()
     with config.unlocked():
-        config.stage.trainable = ("vision_tower", "dts", "heads")
-        config.stage.num_steps = 2400
+        config.stage.trainable = ("vision_tower", "heads")
+        config.stage.num_steps = 1500
+        config.optimizer.final_share = 0.2
         config.optimizer.peak_rate = 1.2e-3
         config.optimizer.warmup_steps = 100
     return config

@@ -5,7 +5,7 @@ Source: ours (docs/tiny.md). A haystack of moving texture holds cards (white, wi
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -28,16 +28,19 @@ WORLDS = ("standard", "lookalike", "busy")
 
 GROUP_S = 4  # the world's own grid in seconds: events of one video never share a cell, so that their order is visible
 MIN_LENGTH_S = 32
-EventKind = Literal["shape_card", "digit_card", "blank_card", "mover"]
+EventKind: TypeAlias = Literal["shape_card", "digit_card", "blank_card", "mover"]
+USUAL_CAST: tuple[EventKind, ...] = ("shape_card", "digit_card", "mover")
+BUSY_CAST: tuple[EventKind, ...] = (*USUAL_CAST, *USUAL_CAST, "shape_card")
 
 
 @dataclass(frozen=True)
 class Event:
     """Something that is visible while start_s <= time < end_s.
 
-    `glyph` is a shape or a digit (empty on a blank card). Places and sizes are shares of the picture: `centre` (x, y) of a
-    card or of a mover's path (only the part across its direction counts), `size` the side of the card, or of the mover, over the root of the picture's
-    area, `travel` the length of a mover's path, `tilt` a card's rotation in radians.
+    `glyph` is a shape or a digit (empty on a blank card). Places and sizes are shares of the picture: `centre` (x, y)
+    of a card or of a mover's path (only the part across its direction counts), `size` the side of the card, or of the
+    mover, over the root of the picture's area, `travel` the length of a mover's path, `tilt` a card's rotation in
+    radians.
     """
 
     kind: EventKind
@@ -80,8 +83,9 @@ def sample_video(seed: int, index: int, length_s: int = 64, world: str = "standa
     """Draw video `index` of `seed`.
 
     A standard video holds one shape card, one digit card and one mover, of three different colours, in cells of the 4 s
-    grid that they share with nothing else. `lookalike` adds movers of other colours and shapes and blank cards in about a
-    tenth of the cells; `busy` holds three shape cards, two digit cards and two movers (more events than in training).
+    grid that they share with nothing else. `lookalike` adds movers of other colours and shapes and blank cards in
+    about a tenth of the cells; `busy` holds three shape cards, two digit cards and two movers (more events than in
+    training).
     Raises ValueError for an unknown world or a length_s below 32.
     """
     if world not in WORLDS:
@@ -91,10 +95,8 @@ def sample_video(seed: int, index: int, length_s: int = 64, world: str = "standa
             f"length_s={length_s} is too short for three events: at least {MIN_LENGTH_S} (data/synthetic.py)."
         )
     rng = np.random.default_rng([seed, index, WORLDS.index(world)])
-    kinds: list[EventKind] = ["shape_card", "digit_card", "mover"]
-    if world == "busy":
-        kinds = ["shape_card"] * 3 + ["digit_card"] * 2 + ["mover"] * 2
-    events = _place_events(rng, _draw_events(rng, kinds), length_s)
+    cast = BUSY_CAST if world == "busy" else USUAL_CAST
+    events = _place_events(rng, _draw_events(rng, cast), length_s)
     if world == "lookalike":
         events += _draw_lookalikes(rng, events, length_s)
     events.sort(key=lambda event: event.start_s)
@@ -131,14 +133,14 @@ def draw_scene(rng: np.random.Generator, start_s: float = 0.0) -> Scene:
     return Scene(start_s, texture, tuple(int(word) for word in rng.integers(0, 2**31, 2)))
 
 
-def _draw_events(rng: np.random.Generator, kinds: list[EventKind]) -> list[tuple[EventKind, str, str]]:
+def _draw_events(rng: np.random.Generator, cast: tuple[EventKind, ...]) -> list[tuple[EventKind, str, str]]:
     """Kind, glyph and colour of each event: no colour, shape or digit twice in one video."""
     colours = rng.permutation(list(COLOURS))
     shapes = list(rng.permutation(SHAPES))
     digits = list(rng.permutation(DIGITS))
     return [
         (kind, str(digits.pop() if kind == "digit_card" else shapes.pop()), str(colour))
-        for kind, colour in zip(kinds, colours, strict=False)
+        for kind, colour in zip(cast, colours, strict=False)
     ]
 
 

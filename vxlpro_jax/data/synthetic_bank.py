@@ -1,7 +1,8 @@
 """A bank of labelled groups of frames from the generated world, for training: every group holds its own event.
 
-Source: ours (docs/tiny.md). Frames pass through H.264 and the resize, as those of a real file do; training would otherwise never see
-what a codec does to small cards. A video of the bank is one stream of texture in which every group of four frames is drawn apart.
+Source: ours (docs/tiny.md). Frames pass through H.264 and the resize, as those of a real file do; training would
+otherwise never see what a codec does to small cards. A video of the bank is one stream of texture in which every
+group of four frames is drawn apart.
 """
 
 import io
@@ -10,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -19,7 +21,7 @@ from vxlpro_jax.data.synthetic import COLOURS, DIGITS, DIRECTIONS, SHAPES, Event
 from vxlpro_jax.data.synthetic_files import encode_frames
 from vxlpro_jax.data.synthetic_render import paint_event, render, to_pixels
 
-KINDS = ("none", "shape_card", "digit_card", "mover", "blank_card")
+KINDS: tuple[EventKind | Literal["none"], ...] = ("none", "shape_card", "digit_card", "mover", "blank_card")
 KIND_SHARES = (0.14, 0.26, 0.32, 0.25, 0.03)
 GLYPHS = (*SHAPES, *DIGITS)
 COLOUR_NAMES = tuple(COLOURS)
@@ -33,8 +35,8 @@ SIZE_SHARES = (0.45, 0.08, 0.12, 0.05, 0.15, 0.08, 0.07)
 class GroupBank:
     """G groups of frames and what they show.
 
-    frames uint8 [G, 4, S, S, 3]; kind, glyph, colour, direction int8 [G]: indices into KINDS, GLYPHS, COLOUR_NAMES and DIRECTIONS, -1
-    where there is none; shown bool [G, 4]: the frames in which the event is visible.
+    frames uint8 [G, 4, S, S, 3]; kind, glyph, colour, direction int8 [G]: indices into KINDS, GLYPHS, COLOUR_NAMES
+    and DIRECTIONS, -1 where there is none; shown bool [G, 4]: the frames in which the event is visible.
     """
 
     frames: np.ndarray
@@ -86,9 +88,9 @@ def _paint_group(rng: np.random.Generator, frames: np.ndarray, times_s: np.ndarr
     """Draw one random event into a group of frames; returns its labels."""
     kind = int(rng.choice(len(KINDS), p=KIND_SHARES))
     label = {"kind": kind, "glyph": -1, "colour": -1, "direction": -1, "shown": np.zeros(len(times_s), bool)}
-    if kind == 0:
+    name = KINDS[kind]
+    if name == "none":
         return label
-    name: EventKind = KINDS[kind]
     glyphs = range(len(SHAPES)) if name in ("shape_card", "mover") else range(len(SHAPES), len(GLYPHS))
     glyph, colour = int(rng.choice(glyphs)), int(rng.integers(len(COLOUR_NAMES)))
     first, last = _draw_window(rng, len(times_s))
@@ -131,7 +133,7 @@ def through_codec(frames: np.ndarray, crf: int) -> np.ndarray:
     with av.open(buffer, "w", format="mp4") as container:
         encode_frames(container, iter(frames), frames.shape[1:3], 1.0, crf)
     buffer.seek(0)
-    with av.open(buffer) as container:
+    with av.open(buffer, "r") as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 

@@ -85,7 +85,8 @@ def write_dataset(
     crf: int = 23,
     per_kind: int = 1,
 ) -> Iterator[Path]:
-    """Write videos 0..num-1 of the seed as OUT/NNNNN.mp4 and OUT/truth.jsonl; yields every file's path when it is written."""
+    """Write videos 0..num-1 of the seed as OUT/NNNNN.mp4 and OUT/truth.jsonl; yields every file's path when it is
+    written."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "truth.jsonl", "w", encoding="utf-8") as truth:

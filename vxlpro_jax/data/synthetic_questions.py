@@ -1,6 +1,7 @@
 """Questions about the generated world, their true answers, and how a given answer is marked.
 
-Source: ours (docs/tiny.md). A question is drawn so that exactly one answer is right in its video: what would be ambiguous is named.
+Source: ours (docs/tiny.md). A question is drawn so that exactly one answer is right in its video: what would be
+ambiguous is named.
 """
 
 import re
@@ -13,8 +14,8 @@ from vxlpro_jax.data.synthetic import COLOURS, DIGITS, DIRECTIONS, SHAPES, Event
 QUESTION_KINDS = ("shape", "colour", "digit", "direction", "when", "first")
 WHEN_ANSWER = "at {:04.0f} s"
 
-# {shape}, {digit} and {colour} are those of the event asked about. A template that names nothing is used only where the video holds
-# one event of that kind.
+# {shape}, {digit} and {colour} are those of the event asked about. A template that names nothing is used only where
+# the video holds one event of that kind.
 SHAPE_TEMPLATES = (
     "What shape is on the card?",
     "Which shape is on the card?",
@@ -110,7 +111,8 @@ CANDIDATES = {"shape": SHAPES, "colour": tuple(COLOURS), "digit": DIGITS, "direc
 
 @dataclass(frozen=True)
 class Question:
-    """One question and its truth; start_s and end_s bound the event that answers it (for `first`: the card that came first)."""
+    """One question and its truth; start_s and end_s bound the event that answers it (for `first`: the card that came
+    first)."""
 
     kind: str
     question: str
@@ -120,7 +122,8 @@ class Question:
 
 
 def sample_questions(video: SyntheticVideo, per_kind: int = 1) -> list[Question]:
-    """`per_kind` differently drawn questions of every kind, in the order of QUESTION_KINDS; a function of the video alone."""
+    """`per_kind` differently drawn questions of every kind, in the order of QUESTION_KINDS; a function of the video
+    alone."""
     rng = np.random.default_rng([video.seed, video.index, 977])
     return [draw_question(rng, kind, video.events) for kind in QUESTION_KINDS for _ in range(per_kind)]
 
@@ -202,8 +205,9 @@ def _vary(rng: np.random.Generator, text: str) -> str:
 def score_answer(kind: str, answer: str, truth: str, group_duration_s: float = 4.0) -> bool:
     """Whether a generated answer is right.
 
-    `when`: the first number in the answer lies within group_duration_s + 0.5 s of the first number in the truth. Other kinds: of all
-    the words that could answer, the answer holds exactly the true one (for `first`: the named thing and no other).
+    `when`: the first number in the answer lies within group_duration_s + 0.5 s of the first number in the truth.
+    Other kinds: of all the words that could answer, the answer holds exactly the true one (for `first`: the named
+    thing and no other).
     Raises ValueError for an unknown kind.
     """
     if kind not in QUESTION_KINDS:

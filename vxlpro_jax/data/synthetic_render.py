@@ -103,7 +103,7 @@ def _soft_step(value: np.ndarray, sharpness: float) -> np.ndarray:
 
 def _clouds(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, grain: float) -> np.ndarray:
     """Two octaves of smooth value noise that repeats every 16 cells."""
-    total = 0.0
+    total = np.zeros((), np.float32)
     for octave, weight in ((1.0, 0.65), (2.3, 0.35)):
         grid = rng.random((16, 16), dtype=np.float32)
         gx, gy = np.broadcast_arrays(x * np.float32(grain * octave), y * np.float32(grain * octave))

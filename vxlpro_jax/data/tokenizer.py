@@ -1,8 +1,8 @@
 """Text to token ids and back, from a folder's tokenizer files; and the making of the embedded model's own tokenizer.
 
 Source: SPEC 12 (quirk 11). The embedded tokenizer is a byte-level BPE with Qwen2.5's special tokens and chat template.
-Differs: Qwen2.5 splits numbers into single digits; the embedded one into pieces of two, all of which are tokens, so that a time is
-written in two tokens.
+Differs: Qwen2.5 splits numbers into single digits; the embedded one into pieces of two, all of which are tokens, so
+that a time is written in two tokens.
 """
 
 import json
@@ -16,7 +16,10 @@ from vxlpro_jax.vocabulary import END_OF_TEXT, IM_END, IM_START, SYSTEM_PROMPT
 
 TOKENIZER_FILE = "tokenizer.json"
 # Qwen2.5's own rule with {1,2} after \p{N}.
-SPLIT_RULE = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLIT_RULE = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 SPECIAL_TOKENS = (
     END_OF_TEXT,
     IM_START,
@@ -82,10 +85,12 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
     folder = Path(folder)
     file = folder / TOKENIZER_FILE
     if file.is_file():
+        text = file.read_text(encoding="utf-8")
         try:
-            return TextTokenizer(Tokenizer.from_file(str(file)))
-        except Exception as error:  # tokenizers raises plain Exception and nothing narrower
+            json.loads(text)  # tokenizers raises plain Exception on text that is no JSON
+        except json.JSONDecodeError as error:
             raise ValueError(f"{file}: not a tokenizer file ({error})") from error
+        return TextTokenizer(Tokenizer.from_str(text))
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         from transformers import AutoTokenizer  # slow to import, and needed for the older file layout only
 
@@ -96,7 +101,8 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
 
 
 def build_tiny_tokenizer() -> Tokenizer:
-    """The embedded tokenizer: every word of the generated world's questions and every number of two digits is one token."""
+    """The embedded tokenizer: every word of the generated world's questions and every number of two digits is one
+    token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -118,7 +124,8 @@ def build_tiny_tokenizer() -> Tokenizer:
 
 
 def save_tiny_tokenizer(folder: str | Path) -> TextTokenizer:
-    """Write tokenizer.json and tokenizer_config.json of the embedded model; transformers' AutoTokenizer reads them too."""
+    """Write tokenizer.json and tokenizer_config.json of the embedded model; transformers' AutoTokenizer reads them
+    too."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tiny_tokenizer()

@@ -1,14 +1,14 @@
-"""The loop: batches in from a thread, updates, a metrics log, evaluation, checkpoints, and resuming where a killed run stopped.
+"""The loop: batches from a thread, updates, a metrics log, evaluation, checkpoints, and resuming a killed run.
 
 Source: ours. Batch i is a function of (seed, i), so a resumed run sees what an uninterrupted one would have seen.
 """
 
 import json
-import queue
 import shutil
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ def run_loop(
 ) -> TrainState:
     """Train from the state's step to num_steps; a checkpoint found in workdir is gone on from.
 
-    workdir gets metrics.jsonl (a line per log_every steps and per evaluation) and the state. Raises what make_batch raised.
+    workdir gets metrics.jsonl (a line per log_every steps and per evaluation) and the state. Raises what make_batch
+    raised.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     state = resume(state, workdir)
@@ -75,37 +76,19 @@ def run_loop(
 
 def prefetched(make_batch: Callable[[int], Any], steps: range, depth: int) -> Iterator[tuple[int, Any]]:
     """(step, make_batch(step)) for every step, made up to `depth` ahead in a thread. Raises what make_batch raised."""
-    ready: queue.Queue = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-
-    def offer(item) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.2)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for step in steps:
-                if not offer((step, make_batch(step), None)):
-                    return
-        except BaseException as error:  # handed to the caller's thread, where it is raised
-            offer((-1, None, error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    pending: deque[tuple[int, Future]] = deque()
+    pool = ThreadPoolExecutor(1)
     try:
-        for _ in steps:
-            step, batch, error = ready.get()
-            if error is not None:
-                raise error
-            yield step, batch
+        for step in steps:
+            pending.append((step, pool.submit(make_batch, step)))
+            if len(pending) > depth:
+                ready, future = pending.popleft()
+                yield ready, future.result()
+        while pending:
+            ready, future = pending.popleft()
+            yield ready, future.result()
     finally:
-        stopped.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)
 
 
 def save_state(state: TrainState, workdir: Path) -> None:
@@ -133,9 +116,9 @@ def resume(state: TrainState, workdir: Path) -> TrainState:
     tree = _as_tree(state)
     stored = restore_params(folder, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree))
     stored = jax.tree.map(jax.numpy.asarray, stored)
-    structure = jax.tree.structure(state.opt_state)
-    leaves = [stored["opt_state"][f"{i:04d}"] for i in range(structure.num_leaves)]
-    return TrainState(stored["step"], stored["params"], jax.tree.unflatten(structure, leaves))
+    leaves = [stored["opt_state"][name] for name in sorted(stored["opt_state"])]
+    opt_state = jax.tree.unflatten(jax.tree.structure(state.opt_state), leaves)
+    return TrainState(stored["step"], stored["params"], opt_state)
 
 
 def _as_tree(state: TrainState) -> dict[str, Any]:

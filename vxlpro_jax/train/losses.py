@@ -1,7 +1,7 @@
 """The losses: next token, ranking of the selector's scores, and classes of labelled groups.
 
-Source: SPEC 9.8 (next token). The ranking loss is ours: by the language loss alone the released selector learns the wrong sign
-(docs/tiny.md).
+Source: SPEC 9.8 (next token). The ranking loss is ours: by the language loss alone the released selector learns the
+wrong sign (docs/tiny.md).
 """
 
 import jax
@@ -14,7 +14,8 @@ from vxlpro_jax.types import IGNORE_LABEL
 def next_token_loss(
     logits: Float[Array, "B L V"], labels: Int[Array, "B L"]
 ) -> tuple[Float[Array, ""], Bool[Array, "B"]]:
-    """Mean cross entropy over all labels that count, and for each row whether every one of its labels got the highest logit.
+    """Mean cross entropy over all labels that count, and for each row whether every one of its labels got the highest
+    logit.
 
     The logits at place l are for the label at l + 1.
     """
@@ -29,10 +30,11 @@ def next_token_loss(
 def ranking_loss(
     scores: Float[Array, "B G P"], relevant: Bool[Array, "B G"], real: Bool[Array, "B G"], sharpness: float
 ) -> Float[Array, ""]:
-    """Listwise cross entropy: of all tokens of a row, those of relevant groups should hold the softmax of sharpness * score.
+    """Listwise cross entropy: of all tokens of a row, those of relevant groups should hold the softmax of sharpness *
+    score.
 
-    relevant: True where the group shows what the question asks about. real: True where the group is no padding. Rows in which all
-    groups or none are relevant say nothing and do not count.
+    relevant: True where the group shows what the question asks about. real: True where the group is no padding. Rows
+    in which all groups or none are relevant say nothing and do not count.
     """
     size, _, tokens = scores.shape
     logits = jnp.where(jnp.repeat(real, tokens, axis=1), sharpness * scores.reshape(size, -1), -jnp.inf)

@@ -11,8 +11,8 @@ import optax
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """peak_rate is reached after warmup_steps; at the stage's last step the rate is final_share of it. weight_decay applies to
-    matrices alone. clip_norm bounds the gradient's global norm."""
+    """peak_rate is reached after warmup_steps; at the stage's last step the rate is final_share of it. weight_decay
+    applies to matrices alone. clip_norm bounds the gradient's global norm."""
 
     peak_rate: float
     warmup_steps: int

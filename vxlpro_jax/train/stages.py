@@ -1,6 +1,7 @@
 """The stages of training as data, and the loss of each.
 
-Source: ours (docs/tiny.md). A stage names the modules it trains, the loss it follows and how the parts of the loss are weighed.
+Source: ours (docs/tiny.md). A stage names the modules it trains, the loss it follows and how the parts of the loss
+are weighed.
 """
 
 from collections.abc import Callable
@@ -24,13 +25,15 @@ LossFunction = Callable[[Params, Any], tuple[jax.Array, dict[str, jax.Array]]]
 
 @dataclass(frozen=True)
 class StageConfig:
-    """loss: "vision" teaches tower and DTS by auxiliary heads, "answers" the rest by answers over cached DTS features.
+    """loss: "frames" teaches the tower by auxiliary heads on single frames, "groups" tower and DTS by heads on frames
+    and groups, "answers" the rest by answers over cached DTS features.
 
-    trainable: modules that are trained. num_steps: updates. group_weight: of the heads on groups beside those on frames.
+    trainable: modules that are trained. num_steps: updates. group_weight: of the heads on groups beside those on
+    frames.
     ranking_weight, ranking_sharpness: of the listwise loss on the selector's scores beside the next-token loss.
     """
 
-    loss: Literal["vision", "answers"]
+    loss: Literal["frames", "groups", "answers"]
     trainable: tuple[str, ...]
     num_steps: int
     group_weight: float
@@ -39,7 +42,8 @@ class StageConfig:
 
 
 class VisionBatch(NamedTuple):
-    """pixels float32 [N, t, S, S, 3]; frame_labels by name int32 [N * t]; group_labels by name int32 [N]; -1 = no label."""
+    """pixels float32 [N, t, S, S, 3]; frame_labels by name int32 [N * t]; group_labels by name int32 [N]; -1 = no
+    label."""
 
     pixels: Array
     frame_labels: dict[str, Array]
@@ -47,9 +51,9 @@ class VisionBatch(NamedTuple):
 
 
 class AnswerBatch(NamedTuple):
-    """features float [B, G, g, g, E]: outputs of the DTS; rows, selection: as the model takes them; relevant bool [B, G]: True where
-    the group shows what is asked; kind int32 [B]: question kind, for the metrics; width int32 [length]: its shape is the static number
-    of rows after selection."""
+    """features float [B, G, g, g, E]: outputs of the DTS; rows, selection: as the model takes them; relevant bool [B,
+    G]: True where the group shows what is asked; kind int32 [B]: question kind, for the metrics; width int32
+    [length]: its shape is the static number of rows after selection."""
 
     features: Array
     rows: RowBatch
@@ -61,8 +65,10 @@ class AnswerBatch(NamedTuple):
 
 def stage_loss(config: StageConfig, model: VideoXLProModel) -> LossFunction:
     """The stage's loss as a pure function (params, batch) -> (loss, metrics)."""
-    if config.loss == "vision":
-        return lambda params, batch: _vision_loss(config, model, params, batch)
+    if config.loss == "frames":
+        return lambda params, batch: _frame_loss(model, params, batch)
+    if config.loss == "groups":
+        return lambda params, batch: _group_loss(config, model, params, batch)
     return lambda params, batch: _answer_loss(config, model, params, batch)[:2]
 
 
@@ -83,7 +89,14 @@ def project(model: VideoXLProModel, params: Params, features: Array) -> Array:
     return tokens.reshape(*features.shape[:-3], *tokens.shape[1:])
 
 
-def _vision_loss(config: StageConfig, model: VideoXLProModel, params: Params, batch: VisionBatch):
+def _frame_loss(model: VideoXLProModel, params: Params, batch: VisionBatch):
+    pixels = batch.pixels.reshape(-1, *batch.pixels.shape[2:])
+    frames = model.apply({"params": params}, pixels, method=VideoXLProModel.encode_frames)
+    loss, metrics = heads_loss(params["heads"], "frame", frames, batch.frame_labels)
+    return loss, {"loss": loss, **metrics}
+
+
+def _group_loss(config: StageConfig, model: VideoXLProModel, params: Params, batch: VisionBatch):
     frames, groups = dts_features(model, params, batch.pixels)
     frame_loss, frame_metrics = heads_loss(params["heads"], "frame", frames, batch.frame_labels)
     group_loss, group_metrics = heads_loss(params["heads"], "group", groups, batch.group_labels)

@@ -16,7 +16,8 @@ from vxlpro_jax.train.state import TrainState, split_params
 def make_train_step(
     loss: LossFunction, trainable: tuple[str, ...], optimizer: optax.GradientTransformation
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
-    """A jitted (state, batch) -> (state, metrics); frozen modules get no gradient. The given state's buffers are used up."""
+    """A jitted (state, batch) -> (state, metrics); frozen modules get no gradient. The given state's buffers are used
+    up."""
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         chosen, frozen = split_params(state.params, trainable)

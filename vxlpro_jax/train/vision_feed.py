@@ -16,8 +16,24 @@ from vxlpro_jax.train.state import Params
 MIN_FRAMES_OF_MOTION = 2  # a mover seen in one frame alone has no direction
 
 
-def vision_batches(bank: GroupBank, seed: int, batch_groups: int) -> Callable[[int], VisionBatch]:
-    """step -> a batch of groups drawn at random from the bank, brightness, contrast and noise varied."""
+def frame_batches(bank: GroupBank, seed: int, batch_frames: int) -> Callable[[int], VisionBatch]:
+    """step -> single frames [N, 1, S, S, 3] of random groups, each a frame that shows the group's event; pixels
+    varied."""
+
+    def make(step: int) -> VisionBatch:
+        rng = np.random.default_rng([seed, step])
+        chosen = rng.integers(0, len(bank), batch_frames)
+        luck = rng.random((batch_frames, bank.shown.shape[1])) + bank.shown[chosen]
+        frame = luck.argmax(1)
+        pixels = vary_pixels(bank.frames[chosen, frame][:, None], rng)
+        labels = {name: getattr(bank, name)[chosen].astype(np.int32) for name in ("kind", "glyph", "colour")}
+        return VisionBatch(pixels, labels, {})
+
+    return make
+
+
+def group_batches(bank: GroupBank, seed: int, batch_groups: int) -> Callable[[int], VisionBatch]:
+    """step -> a batch of groups drawn at random from the bank, pixels varied."""
 
     def make(step: int) -> VisionBatch:
         rng = np.random.default_rng([seed, step])
@@ -26,15 +42,39 @@ def vision_batches(bank: GroupBank, seed: int, batch_groups: int) -> Callable[[i
     return make
 
 
+def vary_pixels(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """uint8 [N, t, S, S, 3] -> float32 around [-1, 1], each group's brightness, contrast and noise drawn."""
+    shape = (len(frames), 1, 1, 1, 1)
+    pixels = frames.astype(np.float32) / np.float32(127.5) - 1
+    pixels *= rng.uniform(0.85, 1.1, shape).astype(np.float32)
+    pixels += rng.uniform(-0.08, 0.08, shape).astype(np.float32)
+    noise = rng.standard_normal(pixels.shape, np.float32)
+    pixels += noise * rng.uniform(0, 0.04, shape).astype(np.float32)
+    return pixels
+
+
+def whitened_patches(bank: GroupBank, patch_size: int, dim: int, num_frames: int, floor: float) -> Params:
+    """A patch embedding {kernel, bias} that whitens the bank's patches: their `dim` strongest components at equal
+    strength.
+
+    Neighbouring pixels are alike, so a random kernel sees brightness and little else, and shapes are learnt late.
+    floor: variance that is added to every component's, so that noise is not blown up.
+    """
+    frames = bank.frames[:: max(1, len(bank) // num_frames), 0].astype(np.float32) / np.float32(127.5) - 1
+    count, side = len(frames), frames.shape[1] // patch_size
+    patches = frames.reshape(count, side, patch_size, side, patch_size, -1).transpose(0, 1, 3, 2, 4, 5)
+    flat = patches.reshape(count * side * side, -1)
+    mean = flat.mean(0)
+    values, vectors = np.linalg.eigh(np.cov(flat - mean, rowvar=False))
+    kernel = vectors[:, ::-1][:, :dim] / np.sqrt(values[::-1][:dim] + floor)
+    kernel = kernel.astype(np.float32)
+    return {"kernel": kernel.reshape(patch_size, patch_size, -1, dim), "bias": -(mean @ kernel).astype(np.float32)}
+
+
 def labelled_groups(bank: GroupBank, chosen: np.ndarray, rng: np.random.Generator | None = None) -> VisionBatch:
     """The chosen groups [N] as a batch; with rng, their pixels are varied a little."""
-    pixels = bank.frames[chosen].astype(np.float32) / np.float32(127.5) - 1
-    if rng is not None:
-        shape = (len(chosen), 1, 1, 1, 1)
-        pixels *= rng.uniform(0.85, 1.1, shape).astype(np.float32)
-        pixels += rng.uniform(-0.08, 0.08, shape).astype(np.float32)
-        noise = rng.standard_normal(pixels.shape, np.float32)
-        pixels += noise * rng.uniform(0, 0.04, shape).astype(np.float32)
+    frames = bank.frames[chosen]
+    pixels = frames.astype(np.float32) / np.float32(127.5) - 1 if rng is None else vary_pixels(frames, rng)
     shown = bank.shown[chosen]
     group = {name: getattr(bank, name)[chosen].astype(np.int32) for name in ("kind", "glyph", "colour")}
     moves = shown.sum(1) >= MIN_FRAMES_OF_MOTION

@@ -1,0 +1,21 @@
+"""Tower and DTS together, taught by auxiliary heads on frames and on groups of them.
+
+python -m launch.train --config=configs/tiny/groups.py --workdir=runs/tiny/groups
+Source: ours (docs/tiny.md).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    with config.unlocked():
+        config.init_from = "runs/tiny/tower"
+        config.seed += 500
+        config.stage.loss = "groups"
+        config.stage.trainable = ("vision_tower", "dts", "heads")
+        config.stage.num_steps = 1200
+        config.optimizer.peak_rate = 8e-4
+    return config

@@ -1,0 +1,85 @@
+"""Make the embedded model from nothing: `make tiny`, or `python -m launch.make_tiny [--workdir runs/tiny] [--out DIR]`.
+
+Source: ours (docs/tiny.md). Runs every stage of configs/tiny/ in order and prints the seconds each took; a stage that
+is done is not done again, and a killed one goes on where it stopped. The result is written in the released layout.
+"""
+
+import argparse
+import importlib
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from launch.train_stage import run, stage_params
+from vxlpro_jax.config import TrainConfig, build
+from vxlpro_jax.convert.conversion import save_params_as
+from vxlpro_jax.data.tokenizer import save_tiny_tokenizer
+from vxlpro_jax.models.presets import PRESETS
+from vxlpro_jax.vocabulary import END_OF_TEXT, IM_END
+
+STAGES = ("tower", "groups", "answers_short", "answers_long")
+SECONDS_FILE = "seconds.json"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="launch.make_tiny", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--workdir", type=Path, default=Path("runs/tiny"), help="folder of the stages (default runs/tiny)"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the finished model (default WORKDIR/model)")
+    args = parser.parse_args(argv)
+    out = args.out or args.workdir / "model"
+    if out.exists():
+        parser.error(f"--out {out} exists: remove it, or name another folder")
+    try:
+        config = make(args.workdir)
+        export(config, args.workdir / STAGES[-1], out)
+    except (ValueError, OSError) as error:
+        print(f"launch.make_tiny: {error}", file=sys.stderr)
+        return 2
+    print(f"the model is in {out}")
+    return 0
+
+
+def make(workdir: Path) -> TrainConfig:
+    """Run all stages below workdir; returns the configuration of the last."""
+    seconds = _read_seconds(workdir)
+    for number, name in enumerate(STAGES):
+        values = importlib.import_module(f"configs.tiny.{name}").get_config()
+        if number:
+            values.init_from = str(workdir / STAGES[number - 1])
+        config = build(values)
+        started = time.perf_counter()
+        run(config, workdir / name)
+        # What a killed run had spent is counted too, as far as it was written down.
+        seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - started, 1)
+        _write_seconds(workdir, seconds)
+        print(f"{name}: {seconds[name]:.0f} s (all so far: {sum(seconds.values()):.0f} s)", flush=True)
+    return config
+
+
+def export(config: TrainConfig, stage: Path, out: Path) -> None:
+    """Write a finished stage's model in the released layout, with the embedded tokenizer."""
+    sizes = PRESETS[config.preset]
+    folder = stage / "tokenizer"
+    tokenizer = save_tiny_tokenizer(folder)
+    ids = {"eos_token_id": tokenizer.encode(IM_END)[0], "pad_token_id": tokenizer.encode(END_OF_TEXT)[0]}
+    save_params_as(
+        out, sizes, stage_params(stage, sizes), "torch", tokenizer_folder=folder, released=ids, dtype="bfloat16"
+    )
+    shutil.rmtree(folder)
+
+
+def _read_seconds(workdir: Path) -> dict[str, float]:
+    path = workdir / SECONDS_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _write_seconds(workdir: Path, seconds: dict[str, float]) -> None:
+    (workdir / SECONDS_FILE).write_text(json.dumps(seconds, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
