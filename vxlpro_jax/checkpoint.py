@@ -1,7 +1,7 @@
 """The only file that knows Orbax: parameters to and from a folder, without holding them twice.
 
-Source: issue "Ask a video", section 3 (peak memory). Parameters lie in a sub-folder `params`, so that config.json and a tokenizer can
-stand beside them as in the released layout.
+Source: issue "Ask a video", section 3 (peak memory). Parameters lie in a sub-folder `params`, so that config.json and
+a tokenizer can stand beside them as in the released layout.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,6 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 PARAMS_FOLDER = "params"
-# Orbax holds a chunk and a data file in memory while it writes them, and by default both are as large as a tensor or 2 GB: on a
-# machine that just holds the model this decides. Chunks above 32 MiB are also given back to the system at once when freed.
-_CHUNK_BYTES = 64 * 2**20
-_DATA_FILE_BYTES = 256 * 2**20
 
 
 class CheckpointError(ValueError):
@@ -32,17 +28,13 @@ def has_params(folder: Path) -> bool:
 def save_params(folder: Path, params: Mapping[str, Any]) -> None:
     """Write a nested dict of arrays below `folder`; bytes are kept as they are, whatever their type.
 
-    Peak memory is the parameters themselves; arrays that numpy made at addresses that are no multiple of 64 are copied first.
+    Peak memory is the parameters themselves; arrays that numpy made at addresses that are no multiple of 64 are copied
+    first.
     """
     arrays = jax.tree.map(jax.device_put, dict(params))
-    options = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), arrays)
-    # Trained weights hardly compress, and what is uncompressed is written straight from the arrays.
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False)
-    with ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(
-            (folder / PARAMS_FOLDER).absolute(),
-            args=ocp.args.PyTreeSave(arrays, save_args=options, ocdbt_target_data_file_size=_DATA_FILE_BYTES),
-        )
+    # Compression, chunks and smaller data files would each buffer copies; trained weights hardly compress anyway.
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
+        checkpointer.save((folder / PARAMS_FOLDER).absolute(), args=ocp.args.PyTreeSave(arrays))
 
 
 def stored_params(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
@@ -52,7 +44,9 @@ def stored_params(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
         CheckpointError: the folder holds no parameters, or their metadata is damaged.
     """
     if not has_params(folder):
-        raise CheckpointError(f"{folder}: no {PARAMS_FOLDER}/_METADATA; a folder that vxlpro wrote with --to orbax is needed.")
+        raise CheckpointError(
+            f"{folder}: no {PARAMS_FOLDER}/_METADATA; a folder that vxlpro wrote with --to orbax is needed."
+        )
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             tree = checkpointer.metadata((folder / PARAMS_FOLDER).absolute()).item_metadata.tree
@@ -62,13 +56,48 @@ def stored_params(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
     return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
 
 
+def read_param(
+    folder: Path,
+    path: str,
+    stored: jax.ShapeDtypeStruct,
+    dtype: np.dtype | None = None,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Any:
+    """Read one parameter.
+
+    Args:
+        folder: as given to `save_params`.
+        path: its names joined by "/".
+        stored: its entry in `stored_params`.
+        dtype: type to cast to; None keeps the stored one.
+        sharding: None for a numpy array, else a jax.Array laid out by it.
+
+    Raises:
+        CheckpointError: its file is missing or damaged.
+    """
+    how: ocp.RestoreArgs = ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)
+    if sharding is not None:
+        how = ocp.ArrayRestoreArgs(sharding=sharding, dtype=dtype)
+    args = ocp.args.PyTreeRestore(
+        item=unflatten_dict({path: stored}, sep="/"),
+        restore_args=unflatten_dict({path: how}, sep="/"),
+        partial_restore=True,
+    )
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            tree = checkpointer.restore((folder / PARAMS_FOLDER).absolute(), args=args)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / PARAMS_FOLDER}: {path} cannot be read ({error}).") from error
+    return flatten_dict(tree, sep="/")[path]
+
+
 def restore_params(folder: Path, abstract: Mapping[str, Any], dtype: np.dtype | None = None) -> dict[str, Any]:
     """Read parameters, one leaf after the other, so that peak memory is the parameters and one leaf.
 
     Args:
         folder: as given to `save_params`.
-        abstract: nested dict of jax.ShapeDtypeStruct: the shapes asked for. A leaf with a sharding comes as jax.Array laid out
-            by it; one without as numpy array.
+        abstract: nested dict of jax.ShapeDtypeStruct: the shapes asked for. A leaf with a sharding comes as jax.Array
+            laid out by it; one without as numpy array.
         dtype: type to cast to; None keeps the stored one.
 
     Raises:
@@ -76,27 +105,13 @@ def restore_params(folder: Path, abstract: Mapping[str, Any], dtype: np.dtype | 
     """
     stored = stored_params(folder)
     wanted = flatten_dict(dict(abstract), sep="/")
-    _check_names(folder, stored, wanted)
-    restored = {}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        for path, leaf in wanted.items():
-            how: ocp.RestoreArgs = ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)
-            if leaf.sharding is not None:
-                how = ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=dtype)
-            args = ocp.args.PyTreeRestore(
-                item=unflatten_dict({path: stored[path]}, sep="/"),
-                restore_args=unflatten_dict({path: how}, sep="/"),
-                partial_restore=True,
-            )
-            try:
-                tree = checkpointer.restore((folder / PARAMS_FOLDER).absolute(), args=args)
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"{folder / PARAMS_FOLDER}: {path} cannot be read ({error}).") from error
-            restored |= flatten_dict(tree, sep="/")
-    return unflatten_dict(restored, sep="/")
+    check_names(folder, stored, wanted)
+    leaves = {path: read_param(folder, path, stored[path], dtype, leaf.sharding) for path, leaf in wanted.items()}
+    return unflatten_dict(leaves, sep="/")
 
 
-def _check_names(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def check_names(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless what is stored has exactly the names and shapes that are wanted."""
     faults = [f"lacks {path}" for path in sorted(wanted.keys() - stored.keys())]
     faults += [f"holds {path}, which the model has not" for path in sorted(stored.keys() - wanted.keys())]
     faults += [

@@ -3,7 +3,8 @@
 Source: issue "Ask a video", section 3.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +12,9 @@ from typing import Any, Literal
 import jax
 import ml_dtypes
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vxlpro_jax.checkpoint import CheckpointError, restore_params, save_params, stored_params
+from vxlpro_jax.checkpoint import CheckpointError, check_names, read_param, save_params, stored_params
 from vxlpro_jax.convert.atomic_folder import new_folder, refuse_existing
 from vxlpro_jax.convert.errors import ConversionError
 from vxlpro_jax.convert.jax_to_torch import check_leaves, write_config, write_released
@@ -21,34 +22,46 @@ from vxlpro_jax.convert.released_config import STORAGE_BLOCK, config_from_releas
 from vxlpro_jax.convert.safetensors_io import read_json
 from vxlpro_jax.convert.sources import CONFIG_NAME, check_tokenizer, copy_tokenizer, kind_of, resolve_source
 from vxlpro_jax.convert.stock_parts import compose_config, plan_parts
-from vxlpro_jax.convert.torch_to_jax import WeightPlan, plan_released, read_params
+from vxlpro_jax.convert.torch_to_jax import WeightPlan, leaf_shapes, leaf_types, plan_released, read_leaf
 from vxlpro_jax.models.presets import VideoXLProConfig
 from vxlpro_jax.models.video_xl_pro import abstract_params
 
 Layout = Literal["orbax", "torch"]
 Name = str | Path
 SHARD_BYTES = 2 * 10**9
-DTYPE_NAMES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+DTYPE_NAMES = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A checkpoint that was checked but not read. `tokenizer_folder` holds the tokenizer files, if there are any."""
+    """A checkpoint that was checked but not read.
+
+    types: stored type of every leaf by its path. read_leaf: reads one, cast if a type is given. tokenizer_folder:
+    holds the tokenizer files, if there are any. released, storage: see jax_to_torch.write_released.
+    """
 
     config: VideoXLProConfig
+    types: Mapping[str, np.dtype]
+    read_leaf: Callable[[str, np.dtype | None], np.ndarray]
     tokenizer_folder: Path
     released: Mapping[str, Any]
     storage: Mapping[str, Any]
-    num_bytes: int
-    plan: WeightPlan | None  # None = an Orbax folder, which is read from tokenizer_folder
 
     def read(self, dtype: np.dtype | None) -> dict[str, Any]:
-        if self.plan is not None:
-            return read_params(self.plan, dtype)
-        try:
-            return restore_params(self.tokenizer_folder, abstract_params(self.config), dtype)
-        except CheckpointError as error:
-            raise ConversionError(str(error)) from error
+        shapes = leaf_shapes(self.config)
+        largest_first = sorted(self.types, key=lambda path: -math.prod(shapes[path]))  # buffers are worst for these
+        return unflatten_dict({path: self.read_leaf(path, dtype) for path in largest_first}, sep="/")
+
+    def types_as(self, dtype: np.dtype | None) -> dict[str, np.dtype]:
+        return {path: dtype or kind for path, kind in self.types.items()}
+
+    def num_bytes(self, dtype: np.dtype | None) -> int:
+        shapes = leaf_shapes(self.config)
+        return sum(math.prod(shapes[path]) * kind.itemsize for path, kind in self.types_as(dtype).items())
 
 
 def convert(
@@ -63,7 +76,8 @@ def convert(
     """Convert a checkpoint; the result is complete at `dst`, or nothing is there.
 
     Args:
-        src: a folder or hub id of the released layout or of ours; or two, a stock Qwen2.5 and a stock SigLIP in any order.
+        src: a folder or hub id of the released layout or of ours; or two, a stock Qwen2.5 and a stock SigLIP in any
+            order.
         dst: a folder that does not exist.
         to: "orbax", or "torch" for the released layout.
         seed: decides the parts that two stock checkpoints leave open.
@@ -81,12 +95,16 @@ def convert(
         raise ConversionError(f"to = {to!r}; accepted: 'orbax', 'torch'.")
     refuse_existing(target)
     source = _open_source(src, seed)
-    with new_folder(target, _num_bytes_written(source, kind)) as folder:
-        params = source.read(kind)
+    with new_folder(target, source.num_bytes(kind)) as folder:
         if to == "torch":
-            write_released(folder, source.config, params, source.released, source.storage, kind, shard_bytes)
+            types = source.types_as(kind)
+
+            def read(path: str) -> np.ndarray:
+                return source.read_leaf(path, types[path])
+
+            write_released(folder, source.config, read, types, source.released, source.storage, shard_bytes)
         else:
-            _write_orbax(folder, source.config, params, source.released, source.storage)
+            _write_orbax(folder, source.config, source.read(kind), source.released, source.storage)
         copy_tokenizer(source.tokenizer_folder, folder)
     return target
 
@@ -133,7 +151,8 @@ def save_params_as(
         released: fields of config.json to set beside those that the config decides, e.g. eos_token_id.
 
     Raises:
-        ConversionError: parameters that do not belong to the config, a tokenizer too large for it, or no place to write.
+        ConversionError: parameters that do not belong to the config, a tokenizer too large for it, or no place to
+            write.
     """
     target, kind = Path(dst), _dtype(dtype)
     leaves = flatten_dict(dict(params), sep="/")
@@ -143,7 +162,8 @@ def save_params_as(
     num_bytes = sum(leaf.size * (kind or leaf.dtype).itemsize for leaf in leaves.values())
     with new_folder(target, num_bytes) as folder:
         if to == "torch":
-            write_released(folder, config, params, released or {}, {}, kind, shard_bytes)
+            types = {path: kind or np.dtype(leaf.dtype) for path, leaf in leaves.items()}
+            write_released(folder, config, leaves.__getitem__, types, released or {}, {}, shard_bytes)
         else:
             cast = params if kind is None else jax.tree.map(lambda leaf: leaf.astype(kind), dict(params))
             _write_orbax(folder, config, cast, released or {}, {})
@@ -189,18 +209,30 @@ def _open_source(src: Name | Sequence[Name], seed: int) -> _Source:
 
 
 def _from_plan(plan: WeightPlan, tokenizer_folder: Path) -> _Source:
-    return _Source(plan.config, tokenizer_folder, plan.released, plan.storage, plan.num_bytes, plan)
+    def read(path: str, dtype: np.dtype | None) -> np.ndarray:
+        return read_leaf(plan, path, dtype)
+
+    return _Source(plan.config, leaf_types(plan), read, tokenizer_folder, plan.released, plan.storage)
 
 
 def _open_orbax(folder: Path) -> _Source:
     values = read_json(folder / CONFIG_NAME)
     config = config_from_released(values, str(folder / CONFIG_NAME))
     try:
-        num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in stored_params(folder).values())
+        stored = stored_params(folder)
+        check_names(folder, stored, flatten_dict(abstract_params(config), sep="/"))
     except CheckpointError as error:
         raise ConversionError(str(error)) from error
+
+    def read(path: str, dtype: np.dtype | None) -> np.ndarray:
+        try:
+            return read_param(folder, path, stored[path], dtype)
+        except CheckpointError as error:
+            raise ConversionError(str(error)) from error
+
     released = {key: value for key, value in values.items() if key != STORAGE_BLOCK}
-    return _Source(config, folder, released, values.get(STORAGE_BLOCK, {}), num_bytes, None)
+    types = {path: np.dtype(leaf.dtype) for path, leaf in stored.items()}
+    return _Source(config, types, read, folder, released, values.get(STORAGE_BLOCK, {}))
 
 
 def _complete_kind(folder: Path) -> Literal["released", "orbax"]:
@@ -219,10 +251,3 @@ def _tell_parts_apart(folders: list[Path]) -> tuple[Path, Path]:
         found = ", ".join(f"{folder} ({kind_of(folder)})" for folder in folders)
         raise ConversionError(f"two sources have to be a qwen2 and a siglip folder, these are {found}.")
     return kinds["qwen2"], kinds["siglip"]
-
-
-def _num_bytes_written(source: _Source, kind: np.dtype | None) -> int:
-    """Size of the result: the source's, or that of its parameters in the type to cast to."""
-    if kind is None:
-        return source.num_bytes
-    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(source.config))) * kind.itemsize

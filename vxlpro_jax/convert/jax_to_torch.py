@@ -1,16 +1,15 @@
-"""Parameters of ours as a checkpoint in the released PyTorch layout: the tables read backwards, one tensor in memory at a time.
+"""Parameters of ours in the released PyTorch layout: the tables read backwards, one leaf in memory at a time.
 
 Source: HOUSE.md, Conversion; SPEC.md section 10.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from vxlpro_jax.convert.errors import ConversionError, name_some
 from vxlpro_jax.convert.qwen2_rules import EMBEDDING_KEY, HEAD_KEY
@@ -34,39 +33,42 @@ def placements_with_head(config: VideoXLProConfig, storage: Mapping[str, Any]) -
 def write_released(
     folder: Path,
     config: VideoXLProConfig,
-    params: Mapping[str, Any],
+    read_leaf: Callable[[str], Any],
+    types: Mapping[str, np.dtype],
     released: Mapping[str, Any],
     storage: Mapping[str, Any],
-    dtype: np.dtype | None,
     shard_bytes: int,
 ) -> None:
-    """Write shards, index and config.json into an existing folder.
+    """Write shards, index and config.json into an existing folder, holding one leaf at a time.
 
     Args:
         folder: where to.
         config: of the model that the parameters belong to.
-        params: nested dict of arrays, numpy's or jax's.
+        read_leaf: returns a parameter, numpy's or jax's, by its path.
+        types: the type to write each parameter in, by its path.
         released: fields of an older config.json to keep.
         storage: what a source held beyond the parameters, see released_config.STORAGE_BLOCK.
-        dtype: type to cast to; None keeps each leaf's.
         shard_bytes: largest size of a shard.
 
     Raises:
-        ConversionError: parameters that do not belong to the config, or of a type that the layout does not hold.
+        ConversionError: a type that the layout does not hold.
     """
-    leaves = flatten_dict(dict(params), sep="/")
-    placements = {placement.torch_key: placement for placement in placements_with_head(config, storage)}
-    check_leaves(leaves, config)
-    types = {path: np.dtype(dtype or leaf.dtype) for path, leaf in leaves.items()}
     if odd := [path for path, kind in types.items() if kind not in DTYPES.values()]:
         kinds = name_some({types[path] for path in odd})
         raise ConversionError(f"parameters of type {kinds}: {name_some(odd)}; accepted: {', '.join(DTYPES)}.")
+    # Leaf by leaf and not layer by layer: so each leaf is read once, and only one is held.
+    order = sorted(placements_with_head(config, storage), key=lambda placement: placement.path)
+    placements = {placement.torch_key: placement for placement in order}
+    held: dict[str, Any] = {}
 
     def produce(key: str) -> np.ndarray:
         placement = placements[key]
-        leaf = leaves[placement.path]
-        array = np.asarray(jax.device_get(leaf if placement.layer is None else leaf[placement.layer]))
-        return TRANSFORMS[placement.transform].to_torch(array.astype(types[placement.path], copy=False))
+        if placement.path not in held:
+            held.clear()
+            held[placement.path] = read_leaf(placement.path)
+        leaf = held[placement.path]
+        one = leaf if placement.layer is None else leaf[placement.layer]
+        return TRANSFORMS[placement.transform].to_torch(np.asarray(jax.device_get(one)))
 
     entries = {key: (placement.torch_shape, types[placement.path]) for key, placement in placements.items()}
     write_folder(folder, entries, produce, shard_bytes)

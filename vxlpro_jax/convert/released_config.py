@@ -14,7 +14,9 @@ from vxlpro_jax.models.siglip import SiglipConfig
 
 BLOCK = "vxlpro_jax"  # of config.json: the whole frozen config, obeyed where it is present
 STORAGE_BLOCK = "vxlpro_jax_storage"  # what a file held beyond the parameters, so that the way back can write it again
-_OVERRIDES = "tiny_test_overrides"  # vision sizes of test models; the released config has none, its tower's name implies them
+_OVERRIDES = (
+    "tiny_test_overrides"  # vision sizes of test models; the released config has none, its tower's name implies them
+)
 _RELEASED = PRESETS["video_xl_pro_3b"]
 
 # Fields that choose a computation; where present they must hold what the code of this project computes.
@@ -33,8 +35,8 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
 def config_from_released(values: Mapping[str, Any], where: str = "config.json") -> VideoXLProConfig:
     """Return the frozen config that a config.json of the released layout means.
 
-    The block `vxlpro_jax` is obeyed where present. Without it the switches are those of `video_xl_pro_3b`, and the sizes are read from
-    the released fields.
+    The block `vxlpro_jax` is obeyed where present. Without it the switches are those of `video_xl_pro_3b`, and the
+    sizes are read from the released fields.
 
     Raises:
         ConversionError: naming a field that is missing, of the wrong kind, or asks for something that is not supported.

@@ -1,7 +1,7 @@
 """What a conversion rule is, and how tables of rules are laid over abstract shapes before a byte is read.
 
-Source: HOUSE.md, Conversion. A rule is (torch key pattern with `{}` for the layer, our path, named reversible transform);
-the way back is the same tables read backwards.
+Source: HOUSE.md, Conversion. A rule is (torch key pattern with `{}` for the layer, our path, named reversible
+transform); the way back is the same tables read backwards.
 """
 
 import re
@@ -103,7 +103,9 @@ def lay_out(rules: Iterable[Rule], leaf_shapes: Mapping[str, tuple[int, ...]]) -
         if rule.path not in leaf_shapes:
             if rule.optional:
                 continue
-            raise ConversionError(f"rule {rule.torch_key}: the model has no parameter {rule.path}; see convert/*_rules.py.")
+            raise ConversionError(
+                f"rule {rule.torch_key}: the model has no parameter {rule.path}; see convert/*_rules.py."
+            )
         if rule.path in ruled:
             raise ConversionError(f"parameter {rule.path} is filled by two rules; see convert/*_rules.py.")
         ruled.add(rule.path)

@@ -1,7 +1,7 @@
 """Reading and writing folders of safetensors shards, one tensor in memory at a time.
 
-Source: SPEC.md section 10 (shards with an index; fp16, bf16 or fp32 storage). The safetensors library checks each header;
-bytes are then read and written here, because the library would hold a whole shard, mapped or copied.
+Source: SPEC.md section 10 (shards with an index; fp16, bf16 or fp32 storage). The safetensors library checks each
+header; bytes are then read and written here, because the library would hold a whole shard, mapped or copied.
 """
 
 import json
@@ -24,6 +24,7 @@ DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+_CHUNK_BYTES = 2**21  # small enough that transposing into place stays in the cache
 _LENGTH_BYTES = 8  # a safetensors file starts with the length of its header, little endian
 _SHARD_NAME = re.compile(r".*-(\d{5})-of-(\d{5})\.safetensors")
 
@@ -53,8 +54,8 @@ def scan_folder(folder: Path) -> dict[str, StoredTensor]:
     """Find every tensor of a folder by its key, from the headers of its shards alone.
 
     Raises:
-        ConversionError: no safetensors, a shard that is missing or damaged, a key in two shards or in another shard than
-            the index says, an index that points out of the folder.
+        ConversionError: no safetensors, a shard that is missing or damaged, a key in two shards or in another shard
+            than the index says, an index that points out of the folder.
     """
     weight_map = _read_weight_map(folder)
     shards = sorted(set(weight_map.values())) if weight_map else _list_shards(folder)
@@ -85,7 +86,9 @@ def _read_weight_map(folder: Path) -> dict[str, str]:
         raise ConversionError(f"{index}: its weight_map is empty.")
     for key, name in weight_map.items():
         if name != os.path.basename(name) or not name.endswith(".safetensors") or "\\" in name:
-            raise ConversionError(f"{index}: key {key} points to {name!r}; a *.safetensors file of the same folder is needed.")
+            raise ConversionError(
+                f"{index}: key {key} points to {name!r}; a *.safetensors file of the same folder is needed."
+            )
     return weight_map
 
 
@@ -95,7 +98,9 @@ def _list_shards(folder: Path) -> list[str]:
     if SINGLE_NAME in names:
         return [SINGLE_NAME]
     if not names:
-        pickled = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt*"))
+        pickled = sorted(path.name for path in folder.glob("*.bin")) + sorted(
+            path.name for path in folder.glob("*.pt*")
+        )
         hint = f" {name_some(pickled)} can run code when opened; save it as safetensors." if pickled else ""
         raise ConversionError(f"{folder}: no *.safetensors file.{hint}")
     for name in names:
@@ -145,39 +150,39 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     }
 
 
-def read_tensor(tensor: StoredTensor) -> np.ndarray:
-    """Read one tensor into fresh memory.
+def read_into(tensor: StoredTensor, out: np.ndarray) -> None:
+    """Read one tensor into an array of its shape, a chunk of rows at a time; the array's type and strides are free.
 
     Raises:
         ConversionError: the file ends early.
     """
-    array = np.empty(tensor.shape, DTYPES[tensor.dtype])
-    read_into(tensor, array)
-    return array
-
-
-def read_into(tensor: StoredTensor, out: np.ndarray) -> None:
-    """Read one tensor's bytes into a contiguous array of its shape and dtype; raises as `read_tensor`."""
-    target = memoryview(out.reshape(-1).view(np.uint8))
-    with open(tensor.file, "rb", buffering=0) as file:
+    rows = tensor.shape[0] if tensor.shape else 1
+    out = out.reshape(tensor.shape or (1,))
+    row_bytes = tensor.num_bytes // rows if rows else 0
+    with open(tensor.file, "rb") as file:
         file.seek(tensor.start)
-        done = 0
-        while done < tensor.num_bytes:
-            count = file.readinto(target[done:])
-            if not count:
+        for start, stop in _row_chunks(rows, row_bytes):
+            data = file.read((stop - start) * row_bytes)
+            if len(data) != (stop - start) * row_bytes:
                 raise ConversionError(f"{tensor.file}: ends before its header says; the file is truncated.")
-            done += count
+            out[start:stop] = np.frombuffer(data, DTYPES[tensor.dtype]).reshape(stop - start, *tensor.shape[1:])
 
 
-def same_bytes(one: StoredTensor, other: StoredTensor, chunk_bytes: int = 2**24) -> bool:
+def _row_chunks(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
+    """Cut rows into ranges of about _CHUNK_BYTES, so that no tensor is ever held twice."""
+    step = max(1, _CHUNK_BYTES // max(1, row_bytes))
+    return ((start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
     """Tell whether two tensors hold the same bytes, reading both in chunks."""
     if one.num_bytes != other.num_bytes:
         return False
     with open(one.file, "rb") as left, open(other.file, "rb") as right:
         left.seek(one.start)
         right.seek(other.start)
-        for done in range(0, one.num_bytes, chunk_bytes):
-            count = min(chunk_bytes, one.num_bytes - done)
+        for start, stop in _row_chunks(one.num_bytes, 1):
+            count = stop - start
             if left.read(count) != right.read(count):
                 return False
     return True
@@ -207,7 +212,7 @@ def write_folder(
     Args:
         folder: an existing folder.
         entries: shape and dtype of every key, in the order of the files.
-        produce: returns the tensor of a key, in that shape and dtype.
+        produce: returns the tensor of a key in that shape; it is cast while it is written.
         shard_bytes: a shard's largest size; one shard alone is named model.safetensors and has no index.
     """
     sizes = {key: int(np.prod(shape)) * dtype.itemsize for key, (shape, dtype) in entries.items()}
@@ -225,7 +230,7 @@ def write_folder(
 def write_file(
     path: Path,
     entries: Mapping[str, tuple[tuple[int, ...], np.dtype]],
-    tensors: Iterable[tuple[str, np.ndarray]] | Iterator[tuple[str, np.ndarray]],
+    tensors: Iterable[tuple[str, np.ndarray]],
 ) -> None:
     """Write one safetensors file from tensors that come one by one, in the order of `entries`."""
     names = {dtype: name for name, dtype in DTYPES.items()}
@@ -242,10 +247,10 @@ def write_file(
         file.write(text)
         for key, tensor in tensors:
             shape, dtype = entries[key]
-            if tensor.shape != shape or tensor.dtype != dtype:
-                raise ConversionError(
-                    f"{key}: {tensor.dtype} {list(tensor.shape)} was to be written, {dtype} {list(shape)} was announced."
-                )
-            file.write(memoryview(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)))
+            if tensor.shape != shape:
+                raise ConversionError(f"{key}: {list(tensor.shape)} was to be written, {list(shape)} was announced.")
+            for start, stop in _row_chunks(shape[0], tensor.nbytes // shape[0]):
+                rows = np.ascontiguousarray(tensor[start:stop], dtype)
+                file.write(rows.reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())

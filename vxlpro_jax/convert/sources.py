@@ -1,6 +1,7 @@
 """Where weights may come from: a folder or a hub id, what kind of checkpoint it is, and the tokenizer beside it.
 
-Source: issue "Ask a video", section 3. Of a hub repository only weights, JSON and tokenizer text are fetched; no code is ever run.
+Source: issue "Ask a video", section 3. Of a hub repository only weights, JSON and tokenizer text are fetched; no code
+is ever run.
 """
 
 import re
@@ -29,8 +30,9 @@ TOKENIZER_FILES = (
 _HUB_FILES = ["*.safetensors", "*.json", "merges.txt", "chat_template.jinja"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-# What the HTTP library under the hub client raises when a connection breaks; which library that is changes between versions.
-_HTTP_ERROR = HfHubHTTPError.__bases__[0]
+# What the HTTP library under the hub client raises when a connection breaks; which library that is changes between
+# versions.
+_HTTP_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 
 Kind = Literal["released", "orbax", "qwen2", "siglip"]
 _KIND_OF_MODEL_TYPE: dict[str, Kind] = {
@@ -111,7 +113,9 @@ def _token_ids(folder: Path) -> dict[str, int]:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, ConversionError):
             raise
-        raise ConversionError(f"{folder}: tokenizer files of an unknown form ({type(error).__name__}: {error}).") from error
+        raise ConversionError(
+            f"{folder}: tokenizer files of an unknown form ({type(error).__name__}: {error})."
+        ) from error
     return ids
 
 

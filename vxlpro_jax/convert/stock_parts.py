@@ -1,6 +1,7 @@
 """A stock SigLIP folder and a stock Qwen2.5 folder, put together into a new model whose other parts are freshly seeded.
 
-Source: SPEC.md sections 3 and 10; issue "Ask a video", section 3. The tower's last layer and pooling head are dropped knowingly.
+Source: SPEC.md sections 3 and 10; issue "Ask a video", section 3. The tower's last layer and pooling head are dropped
+knowingly.
 """
 
 import re
@@ -69,7 +70,9 @@ def compose_config(llm_values: Mapping[str, Any], llm_folder: Path, vision_folde
     sizes = {**_STOCK_DEFAULTS, **stated}
     num_layers = sizes["num_hidden_layers"]
     if type(num_layers) is not int or num_layers < 2:
-        raise ConversionError(f"{where}: num_hidden_layers = {num_layers!r}; at least 2 are needed, the last is dropped.")
+        raise ConversionError(
+            f"{where}: num_hidden_layers = {num_layers!r}; at least 2 are needed, the last is dropped."
+        )
     vision = vision_config(sizes, num_layers - 1, where)
     llm = llm_config(llm_values, str(llm_folder / CONFIG_NAME))
     base = PRESETS["video_xl_pro_3b"]

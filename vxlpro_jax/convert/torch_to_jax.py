@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from vxlpro_jax.convert.errors import ConversionError, name_some
 from vxlpro_jax.convert.qwen2_rules import EMBEDDING_KEY, HEAD_KEY
 from vxlpro_jax.convert.released_config import STORAGE_BLOCK, config_from_released
 from vxlpro_jax.convert.rules import TRANSFORMS, Placement, check_keys, lay_out
-from vxlpro_jax.convert.safetensors_io import DTYPES, StoredTensor, read_json, read_tensor, scan_folder
+from vxlpro_jax.convert.safetensors_io import DTYPES, StoredTensor, read_into, read_json, same_bytes, scan_folder
 from vxlpro_jax.convert.sources import CONFIG_NAME
 from vxlpro_jax.convert.video_xl_pro_rules import VIDEO_XL_PRO_DROPPED, VISION_PREFIX, video_xl_pro_rules
 from vxlpro_jax.models.presets import VideoXLProConfig
@@ -32,8 +32,8 @@ _ALIGNMENT = 64  # bytes; arrays at such addresses become jax arrays without a c
 class WeightPlan:
     """A checkpoint that was checked against the model, ready to be read.
 
-    placements: where each torch tensor goes. tensors: where each lies, by the same keys. fresh: leaves that no file holds, by
-    path. released: fields of config.json to keep. storage: what the way back has to know.
+    placements: where each torch tensor goes. tensors: where each lies, by the same keys. fresh: leaves that no file
+    holds, by path. released: fields of config.json to keep. storage: what the way back has to know.
     """
 
     config: VideoXLProConfig
@@ -42,12 +42,6 @@ class WeightPlan:
     released: Mapping[str, Any]
     storage: Mapping[str, Any] = field(default_factory=dict)
     fresh: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of the parameters in their stored types."""
-        stored = sum(self.tensors[placement.torch_key].num_bytes for placement in self.placements)
-        return stored + sum(leaf.nbytes for leaf in self.fresh.values())
 
 
 @lru_cache(maxsize=8)
@@ -132,28 +126,27 @@ def check_types(folder: Path, placements: list[Placement], tensors: Mapping[str,
             )
 
 
-def read_params(plan: WeightPlan, dtype: np.dtype | None = None) -> dict[str, Any]:
-    """Read the weights: a nested dict of numpy arrays. Peak memory is the parameters and one tensor.
+def leaf_types(plan: WeightPlan) -> dict[str, np.dtype]:
+    """Return the stored type of every leaf by its path."""
+    filled = {p.path: DTYPES[plan.tensors[p.torch_key].dtype] for p in plan.placements}
+    return filled | {path: leaf.dtype for path, leaf in plan.fresh.items()}
 
-    Args:
-        plan: from plan_released or stock_parts.plan_parts.
-        dtype: type to cast to while reading; None keeps each stored one.
+
+def read_leaf(plan: WeightPlan, path: str, dtype: np.dtype | None = None) -> np.ndarray:
+    """Read one leaf, its layers stacked, in its stored type or cast; peak memory is the leaf.
 
     Raises:
-        ConversionError: a file that changed or ends early.
+        ConversionError: a file that changed since it was checked.
     """
-    shapes = leaf_shapes(plan.config)
-    leaves: dict[str, np.ndarray] = {}
-    for placement in sorted(plan.placements, key=lambda p: (plan.tensors[p.torch_key].file, plan.tensors[p.torch_key].start)):
-        stored = plan.tensors[placement.torch_key]
-        if placement.path not in leaves:
-            leaves[placement.path] = _aligned(shapes[placement.path], np.dtype(dtype or DTYPES[stored.dtype]))
-        leaf = leaves[placement.path]
-        target = leaf if placement.layer is None else leaf[placement.layer]
-        target[...] = TRANSFORMS[placement.transform].to_jax(read_tensor(stored))
-    for path, fresh in plan.fresh.items():
-        leaves[path] = fresh if dtype is None else fresh.astype(dtype)
-    return unflatten_dict(leaves, sep="/")
+    kind = np.dtype(dtype or leaf_types(plan)[path])
+    if path in plan.fresh:
+        return plan.fresh[path].astype(kind, copy=False)
+    leaf = _aligned(leaf_shapes(plan.config)[path], kind)
+    for placement in plan.placements:
+        if placement.path == path:
+            target = leaf if placement.layer is None else leaf[placement.layer]
+            read_into(plan.tensors[placement.torch_key], TRANSFORMS[placement.transform].to_torch(target))
+    return leaf
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
