@@ -107,7 +107,7 @@ def index_video(
         sampling=sampling | {"spacing_s": choice.spacing_s},
         source=source,
         lost=tuple(sorted(set(lost))),
-        timings={"decode_s": decode_s, "encode_s": groups.seconds},
+        timings={"read_s": decode_s, "encode_s": groups.seconds},
     )
 
 
@@ -135,7 +135,7 @@ def index_picture(
         fingerprint=fingerprint,
         sampling={"rule": "picture", "views": config.picture_views},
         source=source,
-        timings={"decode_s": 0.0, "encode_s": groups.seconds},
+        timings={"read_s": 0.0, "encode_s": groups.seconds},
     )
 
 
@@ -175,7 +175,11 @@ class _GroupEncoder:
 
 
 def _read(
-    video: Video, indices: Sequence[int] | np.ndarray, image_size: int, chunk_len: int, on_damage: Literal["raise", "skip"]
+    video: Video,
+    indices: Sequence[int] | np.ndarray,
+    image_size: int,
+    chunk_len: int,
+    on_damage: Literal["raise", "skip"],
 ) -> Iterator[SampledFrames]:
     start = time.perf_counter()
     for chunk in video.read_chunks(indices, chunk_len, on_damage):

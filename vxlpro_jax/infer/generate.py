@@ -21,12 +21,13 @@ from vxlpro_jax.types import RowBatch, Selection
 
 class Prefilled(NamedTuple):
     """A batch of prompts, read. logits float32 [B, V] of the next token; scores [B, G, P] of the visual tokens; num_rows int32 [B]:
-    rows that the LLM read."""
+    rows that the LLM read; num_kept int32 [B]: visual tokens among them."""
 
     logits: Array
     cache: KVCache
     scores: Array
     num_rows: Array
+    num_kept: Array
 
 
 @partial(jax.jit, static_argnames=("model",))
@@ -53,7 +54,8 @@ def prefill(
         rows, scores = module.merge(shared, batch, selection, length)
         cache = allocate(module.config.llm, size, cache_len, module.dtype)
         logits, cache = module.prefill(rows, cache)
-        return Prefilled(logits, cache, scores, rows.valid.sum(-1))
+        first_visual = batch.text_ids.shape[1] + batch.stamp_ids[0].size
+        return Prefilled(logits, cache, scores, rows.valid.sum(-1), (rows.source >= first_visual).sum(-1))
 
     return model.apply({"params": params}, method=forward)
 

@@ -19,7 +19,18 @@ FORMAT = "vxlpro_jax.video_index"
 VERSION = 1
 GROUPS_PER_SEGMENT = 1024
 HEADER = "header.json"
-_HEADER_KEYS = {"format", "version", "state", "fingerprint", "kind", "source", "sampling", "end_s", "num_groups", "segments"}
+_HEADER_KEYS = {
+    "format",
+    "version",
+    "state",
+    "fingerprint",
+    "kind",
+    "source",
+    "sampling",
+    "end_s",
+    "num_groups",
+    "segments",
+}
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,9 @@ class VideoIndex:
         except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
             raise ValueError(f"{folder}: the index is damaged ({error}); index the video again") from error
         if len(tokens) != header["num_groups"] or len(times) != len(tokens):
-            raise ValueError(f"{folder}: {len(tokens)} groups found, the header says {header['num_groups']}: index again")
+            raise ValueError(
+                f"{folder}: {len(tokens)} groups found, the header says {header['num_groups']}: index again"
+            )
         return cls(
             tokens=tokens,
             group_times_s=times,
@@ -139,7 +152,9 @@ def _read_header(folder: Path) -> dict[str, Any]:
     try:
         header = json.loads((folder / HEADER).read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} is no video index ({error}): make one with `vxlpro index VIDEO -o {folder}`") from error
+        raise ValueError(
+            f"{folder} is no video index ({error}): make one with `vxlpro index VIDEO -o {folder}`"
+        ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT or not _HEADER_KEYS <= header.keys():
         raise ValueError(f"{folder / HEADER} is not the header of a video index")
     if header["version"] != VERSION:

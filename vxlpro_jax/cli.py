@@ -1,0 +1,187 @@
+"""`vxlpro ask | index | convert`: arguments in, one call down.
+
+Source: ours. Messages for people go to stderr; answers to stdout. Bad arguments and files: a message and exit code 2.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from vxlpro_jax import __version__
+
+EXIT_BAD_INPUT = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"vxlpro {arguments.command}: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vxlpro", description="Ask questions about videos of any length.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{ask,index,convert}")
+
+    ask = commands.add_parser("ask", help="answer a question about one or several videos, pictures or indexes")
+    ask.add_argument(
+        "videos", nargs="+", metavar="VIDEO", help="video file, picture, folder of images, or a .vxl index"
+    )
+    ask.add_argument("question", metavar="QUESTION")
+    _add_encoding(ask)
+    ask.add_argument("--max-new-tokens", type=int, default=128)
+    ask.add_argument("--temperature", type=float, default=0.0, help="0 (default): greedy")
+    ask.add_argument("--top-p", type=float, default=1.0)
+    ask.add_argument("--top-k", type=int, default=0)
+    ask.add_argument("--seed", type=int, default=0)
+    ask.add_argument("--keep-rate", type=float, help="keep this share of the visual tokens, by the released rule")
+    ask.add_argument("--budget", type=int, help="keep at most so many rows of video, stamps counted")
+    ask.add_argument("--subtitles", metavar="FILE.srt")
+    ask.add_argument("--json", action="store_true", help="print one JSON object per answer")
+    ask.set_defaults(run=_ask)
+
+    index = commands.add_parser("index", help="encode a video once, for any number of questions")
+    index.add_argument("video", metavar="VIDEO")
+    index.add_argument("-o", "--output", required=True, metavar="FILE.vxl")
+    _add_encoding(index)
+    index.set_defaults(run=_index)
+
+    convert = commands.add_parser("convert", help="convert a checkpoint to Orbax or to PyTorch's released layout")
+    convert.add_argument("source", nargs="+", metavar="SRC", help="folder or hub id; or two: stock Qwen2.5 and SigLIP")
+    convert.add_argument("target", metavar="DST", help="a folder that does not exist")
+    convert.add_argument("--to", choices=("orbax", "torch"), default="orbax")
+    convert.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="cast; default: keep every bit")
+    convert.add_argument("--seed", type=int, default=0, help="decides the parts that stock checkpoints leave open")
+    convert.set_defaults(run=_convert)
+    return parser
+
+
+def _add_encoding(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", metavar="FOLDER|HUB_ID", help="default: the embedded tiny model")
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    command.add_argument("--fps", type=float, default=1.0, help="frames looked at per second of video (default 1)")
+    command.add_argument("--max-frames", type=int, help="at most so many, then evenly over the whole")
+    command.add_argument("--sampling", choices=("fps", "released"), default="fps")
+    command.add_argument("--frames-per-batch", type=int, default=64, help="frames encoded at once (default 64)")
+
+
+def _load(arguments: argparse.Namespace) -> Any:
+    from vxlpro_jax.load import load  # late: parsing and --help need no jax
+
+    return load(arguments.model, arguments.dtype)
+
+
+def _encode(model: Any, path: str, arguments: argparse.Namespace) -> Any:
+    """The index of a path: loaded if it is one, else made, with a bar on a terminal and a word on what was lost."""
+    from vxlpro_jax.infer.video_index import VideoIndex, is_index
+
+    if is_index(path):
+        return VideoIndex.load(path)
+    with tqdm(desc=f"encoding {Path(path).name}", unit="frame", disable=None, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        index = model.index(
+            path,
+            fps=arguments.fps,
+            max_frames=arguments.max_frames,
+            sampling=arguments.sampling,
+            on_damage="skip",
+            frames_per_batch=arguments.frames_per_batch,
+            progress=progress,
+        )
+    if index.lost:
+        print(f"{path}: {len(index.lost)} frames cannot be decoded and were left out", file=sys.stderr)
+    return index
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    model = _load(arguments)
+    indexes = [_encode(model, path, arguments) for path in arguments.videos]
+    streams = not arguments.json and sys.stdout.isatty()
+    answer = model.ask(
+        indexes,
+        arguments.question,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        seed=arguments.seed,
+        keep_rate=arguments.keep_rate,
+        budget=arguments.budget,
+        subtitles=arguments.subtitles,
+        on_text=(lambda _, text: print(text, end="", flush=True)) if streams else None,
+    )
+    if arguments.json:
+        print(json.dumps(_answer_record(arguments, indexes, answer)))
+        return 0
+    print("" if streams else answer.text)
+    spacing = ", ".join(f"{index.sampling.get('spacing_s', 0):.2f} s" for index in indexes)
+    print(f"(kept {answer.num_kept} of {answer.num_visual} visual tokens; frames every {spacing})", file=sys.stderr)
+    for number, spans in enumerate(answer.evidence_by_video):
+        for span in spans:
+            video = f"{arguments.videos[number]}: " if len(indexes) > 1 else ""
+            print(
+                f"  evidence: {video}{span.start_s:.1f} to {span.end_s:.1f} s (score {span.score:.2f})", file=sys.stderr
+            )
+    return 0
+
+
+def _answer_record(arguments: argparse.Namespace, indexes: Sequence[Any], answer: Any) -> dict[str, Any]:
+    return {
+        "videos": arguments.videos,
+        "question": arguments.question,
+        "text": answer.text,
+        "evidence": [
+            {"video": video, **span._asdict()}
+            for video, spans in zip(arguments.videos, answer.evidence_by_video, strict=True)
+            for span in spans
+        ],
+        "num_tokens": answer.num_tokens,
+        "num_kept": answer.num_kept,
+        "num_visual": answer.num_visual,
+        "frames": [len(index.frame_indices) for index in indexes],
+        "lost_frames": [list(index.lost) for index in indexes],
+        "sampling": [dict(index.sampling) for index in indexes],
+        "timings": {
+            **answer.timings,
+            **{name: sum(i.timings.get(name, 0.0) for i in indexes) for name in ("read_s", "encode_s")},
+        },
+    }
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    output = Path(arguments.output)
+    if output.exists():
+        raise FileExistsError(f"{output} exists: remove it or choose another name")
+    model = _load(arguments)
+    index = _encode(model, arguments.video, arguments)
+    index.save(output)
+    print(f"{output}: {len(index.frame_indices)} frames in {len(index.tokens)} groups", file=sys.stderr)
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from vxlpro_jax.convert import convert
+
+    source = arguments.source[0] if len(arguments.source) == 1 else arguments.source
+    target = convert(source, arguments.target, arguments.to, seed=arguments.seed, dtype=arguments.dtype)
+    print(target)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""What a user holds: a model that indexes videos and answers questions about them. A thin face over pure functions.
+
+Source: SPEC 9 and 12 (quirk 11: the prompt).
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from vxlpro_jax.data.batching import RowShapes, bucket, bucketed, build_rows, row_shapes
+from vxlpro_jax.data.conversation import Prompt, question_prompt, stamp_ids
+from vxlpro_jax.data.image_folder import is_picture
+from vxlpro_jax.data.subtitles import read_subtitles
+from vxlpro_jax.data.video_decode import open_frames, open_video
+from vxlpro_jax.infer.encode import Progress, choose_frames, encoder_fingerprint, index_picture, index_video
+from vxlpro_jax.infer.evidence import Span, evidence_spans
+from vxlpro_jax.infer.generate import Prefilled, decode, prefill
+from vxlpro_jax.infer.token_sampler import Sampling
+from vxlpro_jax.infer.video_index import VideoIndex, describe_source, is_index
+from vxlpro_jax.models.presets import VideoXLProConfig
+from vxlpro_jax.models.selector import num_kept_by_rate
+from vxlpro_jax.models.video_xl_pro import VideoXLProModel
+from vxlpro_jax.types import Selection
+from vxlpro_jax.vocabulary import TokenIds
+
+VideoSource = str | Path | Sequence[str | Path] | np.ndarray
+Videos = VideoIndex | str | Path | Sequence[VideoIndex | str | Path]
+
+
+class TextCodec(Protocol):
+    """What the face needs of a tokenizer."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer with its grounds.
+
+    evidence: the spans that the selector scored best, best first; evidence_by_video: the same, video by video. num_tokens: rows that
+    the LLM read; num_kept, num_visual: visual tokens kept, and how many there were. timings: seconds of prefill and per generated
+    token, of the whole batch that the answer came from.
+    """
+
+    text: str
+    evidence: list[Span]
+    evidence_by_video: list[list[Span]]
+    num_tokens: int
+    num_kept: int
+    num_visual: int
+    timings: Mapping[str, float]
+
+
+class _Request(NamedTuple):
+    """A batch of questions about the same videos, ready for prefill."""
+
+    indexes: list[VideoIndex]
+    batch: Any
+    visual: Any
+    selection: Selection
+    length: int
+    model: VideoXLProModel
+
+
+class VideoXLPro:
+    """A model with its weights and tokenizer. See load()."""
+
+    def __init__(self, config: VideoXLProConfig, params: Any, tokenizer: TextCodec, dtype: DTypeLike = jnp.float32):
+        self.config = config
+        self.params = params
+        self.tokenizer = tokenizer
+        self.model = VideoXLProModel(config, dtype=dtype)
+        self.token_ids = TokenIds.of(tokenizer.encode)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the encoder: an index made by another one is refused."""
+        return encoder_fingerprint(self.config, self.params)
+
+    def index(
+        self,
+        source: VideoSource,
+        fps: float = 1.0,
+        max_frames: int | None = None,
+        times_s: Sequence[float] | None = None,
+        sampling: Literal["fps", "released"] = "fps",
+        on_damage: Literal["raise", "skip"] = "raise",
+        frames_per_batch: int = 64,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> VideoIndex:
+        """Encodes a video once, for any number of questions.
+
+        source: a video file, a picture, a folder or list of images, or uint8 frames [T, H, W, 3] with times_s. fps: frames looked at
+        per second, at most max_frames (then evenly over the whole). sampling: see infer/encode.py. on_damage: "skip" leaves out
+        frames that cannot be decoded and lists them in the index. Raises VideoError for what cannot be read.
+        """
+        if isinstance(source, str | Path) and is_picture(Path(source)):
+            with open_video(source) as picture:
+                return index_picture(
+                    self.model, self.params, self.fingerprint, picture.read([0])[0], describe_source(source)
+                )
+        if isinstance(source, np.ndarray):
+            video = open_frames(source, np.arange(len(source)) / fps if times_s is None else times_s)
+        else:
+            video = open_video(source, times_s=times_s, fps=fps)
+        origin = describe_source(source) if isinstance(source, str | Path) else {"path": video.path}
+        with video:
+            choice = choose_frames(video, sampling, fps, max_frames)
+            rule = {"rule": sampling, "fps": fps, "max_frames": max_frames}
+            return index_video(
+                *(self.model, self.params, self.fingerprint, video, choice, origin, rule),
+                *(on_damage, frames_per_batch, seed, progress),
+            )
+
+    def ask(
+        self,
+        videos: Videos,
+        question: str | Sequence[str],
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+        keep_rate: float | None = None,
+        budget: int | None = None,
+        subtitles: str | Path | None = None,
+        on_text: Callable[[int, str], None] | None = None,
+    ) -> Any:
+        """Answers one question (an Answer) or several about the same videos (a list, in one batch, equal to one by one).
+
+        videos: an index or a path, or a list of them for one prompt with several videos. keep_rate: keep this share of each video's
+        tokens by the released rule. budget: keep at most so many rows of video, stamps counted; neither: everything while it fits the
+        model's context. subtitles: an .srt file of the (single) video. on_text: called with (question number, new text) while
+        generating. Raises ValueError for an index of another encoder, an empty question, or a prompt that cannot fit.
+        """
+        questions = [question] if isinstance(question, str) else list(question)
+        if not questions:
+            return []
+        sampler = Sampling(temperature, top_p, top_k)
+        request = self._request(self._indexes(videos), questions, max_new_tokens, keep_rate, budget, subtitles)
+        start = time.perf_counter()
+        cache_len = bucket(request.length + max_new_tokens, 128)
+        parts = (request.visual, request.batch, request.selection)
+        prefilled = prefill(request.model, self.params, *parts, request.length, cache_len)
+        scores, num_rows, num_kept = map(np.asarray, (prefilled.scores, prefilled.num_rows, prefilled.num_kept))
+        prefill_s = time.perf_counter() - start
+        texts, timings = self._generate(request.model, prefilled, max_new_tokens, sampler, seed, on_text)
+        timings = {"prefill_s": prefill_s} | timings
+        sizes = [index.tokens.shape[0] * index.tokens.shape[1] for index in request.indexes]
+        answers = [
+            Answer(
+                text=text,
+                **_evidence(request.indexes, scores[row]),
+                num_tokens=int(num_rows[row]),
+                num_kept=int(num_kept[row]),
+                num_visual=sum(sizes),
+                timings=timings,
+            )
+            for row, text in enumerate(texts)
+        ]
+        return answers[0] if isinstance(question, str) else answers
+
+    def _indexes(self, videos: Videos) -> list[VideoIndex]:
+        listed = [videos] if isinstance(videos, VideoIndex | str | Path) else list(videos)
+        if not listed:
+            raise ValueError("no video given: an index, a path, or a list of them is accepted")
+        found = []
+        for video in listed:
+            if not isinstance(video, VideoIndex):
+                video = VideoIndex.load(video) if is_index(video) else self.index(video)
+            if video.fingerprint != self.fingerprint:
+                raise ValueError(
+                    f"the index of {video.source.get('path')} was made by another encoder ({video.fingerprint[:8]}, this model has "
+                    f"{self.fingerprint[:8]}): index the video again with this model"
+                )
+            found.append(video)
+        return found
+
+    def _request(self, indexes, questions, max_new_tokens, keep_rate, budget, subtitles) -> _Request:
+        context = ""
+        if subtitles is not None:
+            if len(indexes) > 1:
+                raise ValueError(f"subtitles of one video are accepted, {len(indexes)} videos were given")
+            context = read_subtitles(subtitles, indexes[0].frame_times_s)
+        encode = self.tokenizer.encode
+        prompts = [question_prompt(text, encode, len(indexes), context) for text in questions]
+        stamps = [stamp_ids(index.group_times_s, self.config.stamps, encode) for index in indexes]
+        tokens = self.config.tokens_per_group
+        shapes = bucketed(row_shapes(prompts, [stamps] * len(prompts), tokens), self.config.stamps.num_tokens)
+        query = self.config.selector.selector_query
+        batch = build_rows(prompts, [stamps] * len(prompts), tokens, query, shapes)
+        selection, length, model = self._selection(prompts, indexes, stamps, shapes, max_new_tokens, keep_rate, budget)
+        visual = np.concatenate([index.tokens for index in indexes])
+        padding = np.zeros((shapes.num_groups - len(visual), *visual.shape[1:]), visual.dtype)
+        return _Request(indexes, batch, np.concatenate([visual, padding]), selection, length, model)
+
+    def _selection(
+        self,
+        prompts: Sequence[Prompt],
+        indexes: Sequence[VideoIndex],
+        stamps: Sequence[Sequence[Sequence[int]]],
+        shapes: RowShapes,
+        max_new_tokens: int,
+        keep_rate: float | None,
+        budget: int | None,
+    ) -> tuple[Selection, int, VideoXLProModel]:
+        """What is kept, in how many static rows, and the model whose config selects that way."""
+        text_len = np.array([len(prompt.ids) - len(indexes) for prompt in prompts])
+        room = self.config.max_context_len - max_new_tokens
+        if text_len.max() >= room:
+            raise ValueError(
+                f"the prompt has {text_len.max()} text tokens and {max_new_tokens} more may be generated: the context of "
+                f"{self.config.max_context_len} has no room for video; shorten the text or lower max_new_tokens"
+            )
+        sizes = [index.tokens.shape[0] * index.tokens.shape[1] for index in indexes]
+        counts, how = sizes, "budget"
+        budgets = np.minimum(room - text_len, np.iinfo(np.int32).max if budget is None else budget)
+        longest = room
+        if keep_rate is not None:
+            how = "keep_rate"
+            counts = [num_kept_by_rate(size, keep_rate, self.config.selector.keep_multiple) for size in sizes]
+            longest = int(text_len.max()) + sum(counts) + sum(len(ids) for video in stamps for ids in video)
+            if longest > room:
+                raise ValueError(
+                    f"keep_rate={keep_rate} leaves {longest} tokens, the context holds {room} besides the answer: lower keep_rate "
+                    "or give a budget instead"
+                )
+        elif budget is not None:
+            longest = min(room, int(text_len.max()) + budget)
+        length = min(shapes.row_len, bucket(longest, 128), room)
+        num_keep = np.tile(np.array(counts, np.int32), (len(prompts), 1))
+        config = replace(self.config, selector=replace(self.config.selector, selection=how))
+        return Selection(num_keep, budgets.astype(np.int32)), length, self.model.clone(config=config)
+
+    def _generate(
+        self, model, prefilled: Prefilled, max_new_tokens: int, sampler: Sampling, seed: int, on_text
+    ) -> tuple[list[str], dict[str, float]]:
+        start = time.perf_counter()
+        size = prefilled.logits.shape[0]
+        tokens: list[list[int]] = [[] for _ in range(size)]
+        shown = [""] * size
+        steps = 0
+        for ids in decode(model, self.params, prefilled, max_new_tokens, self.token_ids, sampler, seed):
+            steps += 1
+            for row in np.flatnonzero(ids >= 0):
+                tokens[row].append(int(ids[row]))
+                if on_text:
+                    text = self.tokenizer.decode(tokens[row])
+                    if not text.endswith("\ufffd"):  # else in the middle of a character
+                        on_text(int(row), text[len(shown[row]) :])
+                        shown[row] = text
+        seconds = time.perf_counter() - start
+        timings = {"decode_s": seconds, "num_steps": float(steps), "per_token_s": seconds / max(1, steps)}
+        return [self.tokenizer.decode(row).strip() for row in tokens], timings
+
+
+def _evidence(indexes: Sequence[VideoIndex], scores: np.ndarray) -> dict[str, Any]:
+    """The fields `evidence` and `evidence_by_video` of an answer; scores [G, P] over all videos' groups."""
+    by_video, group = [], 0
+    for index in indexes:
+        own = scores[group : group + len(index.tokens)]
+        by_video.append(evidence_spans(own, index.group_times_s, index.end_s))
+        group += len(index.tokens)
+    ranked = sorted((span for spans in by_video for span in spans), key=lambda span: -span.score)
+    return {"evidence": ranked, "evidence_by_video": by_video}

@@ -1,0 +1,36 @@
+"""One call from a folder, an Orbax directory, a hub id or nothing (the embedded model) to a VideoXLPro.
+
+Source: SPEC 10 for the released layout.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from vxlpro_jax.convert import load_params, resolve_source
+from vxlpro_jax.data.tokenizer import load_tokenizer
+from vxlpro_jax.infer.answer import VideoXLPro
+
+EMBEDDED = Path(__file__).parent / "assets" / "tiny"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load(source: str | Path | None = None, dtype: str | None = None) -> VideoXLPro:
+    """A model ready to index and ask.
+
+    source: a folder in the released layout, an Orbax directory of `vxlpro convert`, a hub id, or None for the embedded tiny model.
+    dtype: working type of weights and computation; None: float32 on CPU (bfloat16 is slower there), bfloat16 elsewhere.
+    Raises ValueError (a ConversionError names keys and files) for what cannot be loaded.
+    """
+    if dtype is None:
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r}: one of {DTYPES} is accepted")
+    folder = EMBEDDED if source is None else resolve_source(source)
+    config, params = load_params(folder, dtype=dtype)
+    try:
+        tokenizer = load_tokenizer(folder)
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} holds no tokenizer ({error}): copy tokenizer.json of the model there") from error
+    return VideoXLPro(config, jax.device_put(params), tokenizer, jnp.dtype(dtype))
