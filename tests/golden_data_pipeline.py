@@ -14,7 +14,7 @@ PLACEHOLDER = 151654  # the released code's stand-in for a visual token in its t
 
 
 def toy_tokenizer(golden: dict) -> Tokenize:
-    """The tokenizer that made the file: special tokens, then pieces of Qwen2's splitting rule, numbered by toy_vocab."""
+    """The tokenizer that made the file: special tokens, then pieces of Qwen2's rule, numbered by toy_vocab."""
     vocab = golden["toy_vocab"]
     numbers = vocab if isinstance(vocab, dict) else {piece: index for index, piece in enumerate(vocab)}
     special = "|".join(re.escape(name) for name in golden["special_tokens"])

@@ -20,15 +20,6 @@ from vxlpro_jax.train.losses import next_token_loss
 from vxlpro_jax.types import Selection
 
 
-@partial(jax.jit, static_argnums=0, static_argnames="freeze_tower")
-def _encode(config: VideoXLProConfig, params, pixels, source, freeze_tower=False):
-    def forward(model):
-        features = model.encode_frames(pixels)
-        return model.compress(jax.lax.stop_gradient(features) if freeze_tower else features, source)
-
-    return VideoXLProModel(config).apply({"params": params}, method=forward)
-
-
 @partial(jax.jit, static_argnums=0)
 def _read(config: VideoXLProConfig, params, visual, batch, selection):
     """Merged rows, scores, logits. Positions are 0, 1, 2, ... also over padding, as in the reference."""
@@ -46,11 +37,15 @@ def _apply(config: VideoXLProConfig, method, params, *arguments):
     return VideoXLProModel(config).apply({"params": params}, *arguments, method=method)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _loss_and_grads(config: VideoXLProConfig, freeze_tower: bool, params, pixels, batch, selection):
+@partial(jax.jit, static_argnums=0)
+def _loss_and_grads(config: VideoXLProConfig, freeze_tower, params, pixels, batch, selection):
+    """freeze_tower is a traced bool: both ways share one compiled program."""
+
     def loss(params):
-        visual = _encode(config, params, pixels, jnp.arange(len(pixels)), freeze_tower=freeze_tower)[None]
-        rows, _, logits = _read(config, params, visual, batch, selection)
+        features = _apply(config, VideoXLProModel.encode_frames, params, pixels)
+        features = jnp.where(freeze_tower, jax.lax.stop_gradient(features), features)
+        visual = _apply(config, VideoXLProModel.compress, params, features, jnp.arange(len(pixels)))
+        rows, _, logits = _read(config, params, visual[None], batch, selection)
         return next_token_loss(logits, rows.labels)[0]
 
     return jax.value_and_grad(loss)(params)
@@ -67,10 +62,11 @@ class FullModel:
         self.config = config_of(golden.cfg, tied="lm_head.weight" not in weights)
         self.params = jax.tree.map(jnp.asarray, lay_in(weights, RULES))
         self.pixels = channels_last(golden["in.pixel_values"])
+        self.features = _apply(self.config, VideoXLProModel.encode_frames, self.params, self.pixels)
 
     def encode(self, source) -> jax.Array:
         """Visual tokens of groups made of the file's frames; `source` names the frame in each place."""
-        return _encode(self.config, self.params, self.pixels, jnp.asarray(source))
+        return _apply(self.config, VideoXLProModel.compress, self.params, self.features, jnp.asarray(source))
 
     def stamps(self, time_ids: np.ndarray) -> list[list[int]]:
         words, tokens = self.config.stamps.num_tokens, self.config.tokens_per_group
