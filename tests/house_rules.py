@@ -53,13 +53,16 @@ WORLDLY_ROOMS = (
     *("vxlpro_jax/infer/video_index.py", "vxlpro_jax/convert/safetensors_io.py"),
     "vxlpro_jax/data/video_",  # video_decode and the readers beneath it
     "vxlpro_jax/data/image_folder.py",
+    "vxlpro_jax/data/subtitles.py",
     "vxlpro_jax/data/synthetic_",  # writes generated videos
     "vxlpro_jax/data/tokenizer.py",  # reads tokenizer.json, and writes the embedded model's
     "vxlpro_jax/convert/atomic_folder.py",  # a destination appears whole or not at all
     "vxlpro_jax/convert/sources.py",  # folders and hub ids
     "vxlpro_jax/convert/jax_to_torch.py",  # config.json beside the shards
     "vxlpro_jax/parallel/mesh.py",  # the device list is asked there and nowhere else
+    *("vxlpro_jax/infer/answer.py", "vxlpro_jax/infer/encode.py"),  # an answer tells where its seconds went
     "vxlpro_jax/load.py",  # finds out what kind of folder it was given
+    "vxlpro_jax/eval/prediction_log.py",  # answers, and the files made for a run
 )
 
 MESH_AXIS_CALLS = {"PartitionSpec", "make_mesh", "psum", "pmean", "all_gather", "axis_index"}
@@ -75,7 +78,7 @@ def sources(root: Path, *folders: str) -> Iterator[tuple[str, ast.Module]]:
     for folder in folders:
         for path in sorted((root / folder).rglob("*.py")):
             if not MADE_FOLDERS & set(path.relative_to(root).parts):
-                yield path.relative_to(root).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+                yield path.relative_to(root).as_posix(), ast.parse(path.read_text(encoding="utf-8"), path.name)
 
 
 def imported_names(name: str, tree: ast.Module) -> Iterator[str]:
