@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     )
     config.loop = ConfigDict({"log_every": 25, "eval_every": 200, "save_every": 200, "prefetch": 3})
     config.vision = ConfigDict(
-        {"num_videos": 1800, "num_heldout": 120, "batch_frames": 128, "batch_groups": 32, "workers": 2}
+        {"num_videos": 1800, "num_heldout": 120, "batch_frames": 128, "batch_groups": 32, "painted": 0.6, "workers": 2}
     )
     config.rows = ConfigDict()
     return config.lock()

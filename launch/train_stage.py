@@ -13,7 +13,7 @@ import numpy as np
 
 from vxlpro_jax.checkpoint import restore_params, save_params
 from vxlpro_jax.config import TrainConfig
-from vxlpro_jax.data.synthetic_bank import GroupBank, build_bank, join_banks, load_bank, save_bank
+from vxlpro_jax.data.synthetic_bank import GroupBank, build_bank, join_banks, load_bank, save_bank, take
 from vxlpro_jax.data.synthetic_rows import BankIndex
 from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer
 from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig
@@ -24,7 +24,7 @@ from vxlpro_jax.train.optimizers import make_optimizer
 from vxlpro_jax.train.stages import answer_check, stage_loss
 from vxlpro_jax.train.state import Params, TrainState, new_state
 from vxlpro_jax.train.step import make_train_step
-from vxlpro_jax.train.vision_feed import encode_bank, frame_batches, group_batches, labelled_groups, whitened_patches
+from vxlpro_jax.train.vision_feed import encode_bank, frame_batches, group_batches, labelled, whitened_patches
 from vxlpro_jax.train.vision_heads import new_heads
 
 # Frames whose patches are whitened, and the variance (pixels in [-1, 1]) below which a component counts as noise.
@@ -101,12 +101,12 @@ def _vision_stage(
 
     def evaluate(params: Params, step: int) -> dict[str, float]:
         chunks = [np.arange(i, i + EVAL_CHUNK) for i in range(0, len(heldout) - EVAL_CHUNK + 1, EVAL_CHUNK)]
-        lines = [loss(params, labelled_groups(heldout, chunk))[1] for chunk in chunks]
+        lines = [loss(params, labelled(take(heldout, chunk)))[1] for chunk in chunks]
         return {name: float(np.mean([line[name] for line in lines])) for name in lines[0]}
 
     if config.stage.loss == "frames":
-        return frame_batches(bank, config.seed, config.vision.batch_frames), evaluate
-    return group_batches(bank, config.seed, config.vision.batch_groups), evaluate
+        return frame_batches(bank, config.seed, config.vision.batch_frames, config.vision.painted), evaluate
+    return group_batches(bank, config.seed, config.vision.batch_groups, config.vision.painted), evaluate
 
 
 def _answer_stage(

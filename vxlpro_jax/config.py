@@ -21,13 +21,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class VisionDataConfig:
-    """Videos of the bank that is trained on and of the held-out one, frames or groups per step, processes that
-    render."""
+    """num_videos, num_heldout: of the bank that is trained on and of the held-out one. batch_frames, batch_groups:
+    per step, by stage.
+
+    painted: share of events painted anew in every batch (data/synthetic_bank.py). workers: processes that render the
+    banks.
+    """
 
     num_videos: int
     num_heldout: int
     batch_frames: int
     batch_groups: int
+    painted: float
     workers: int
 
 

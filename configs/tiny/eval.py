@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
     config.benchmark = "synthetic_world"
     config.model = ""  # embedded
     config.seed = 20
+    config.order = ("main", "no_video", "shuffled", "other_card", "long", "lookalike", "busy", "wide")
     config.run = ConfigDict(
         {
             "fps": 1.0,

@@ -27,7 +27,7 @@ TEXTURES = ("waves", "stripes", "checks", "clouds", "rings", "plasma")
 WORLDS = ("standard", "lookalike", "busy")
 
 GROUP_S = 4  # the world's own grid in seconds: events of one video never share a cell, so that their order is visible
-MIN_LENGTH_S = 32
+MIN_LENGTH_S = {"standard": 32, "lookalike": 32, "busy": 64}  # that its events surely find room
 EventKind: TypeAlias = Literal["shape_card", "digit_card", "blank_card", "mover"]
 USUAL_CAST: tuple[EventKind, ...] = ("shape_card", "digit_card", "mover")
 BUSY_CAST: tuple[EventKind, ...] = (*USUAL_CAST, *USUAL_CAST, "shape_card")
@@ -86,13 +86,14 @@ def sample_video(seed: int, index: int, length_s: int = 64, world: str = "standa
     grid that they share with nothing else. `lookalike` adds movers of other colours and shapes and blank cards in
     about a tenth of the cells; `busy` holds three shape cards, two digit cards and two movers (more events than in
     training).
-    Raises ValueError for an unknown world or a length_s below 32.
+    Raises ValueError for an unknown world or a length_s below MIN_LENGTH_S.
     """
     if world not in WORLDS:
         raise ValueError(f"world {world!r} is unknown: one of {', '.join(WORLDS)} (data/synthetic.py).")
-    if length_s < MIN_LENGTH_S:
+    if length_s < MIN_LENGTH_S[world]:
         raise ValueError(
-            f"length_s={length_s} is too short for three events: at least {MIN_LENGTH_S} (data/synthetic.py)."
+            f"length_s={length_s} is too short for the events of world {world!r}: at least {MIN_LENGTH_S[world]} "
+            "(data/synthetic.py)."
         )
     rng = np.random.default_rng([seed, index, WORLDS.index(world)])
     cast = BUSY_CAST if world == "busy" else USUAL_CAST
@@ -152,16 +153,23 @@ def _place_events(rng: np.random.Generator, looks: list[tuple[EventKind, str, st
         duration = draw_duration_s(rng, kind)
         if len(looks) > 3:
             duration = min(duration, 4)
-        starts = np.arange(len(cells_free) * GROUP_S - duration + 1)
-        ends = starts + duration - 1
-        taken = np.concatenate([[0], np.cumsum(~cells_free)])
-        starts = starts[taken[ends // GROUP_S + 1] == taken[starts // GROUP_S]]
-        if not len(starts):  # only where many events crowd a short video
+        starts = _free_starts(cells_free, duration)
+        while not len(starts) and duration > 1:  # only where many events crowd a short video
+            duration -= 1
+            starts = _free_starts(cells_free, duration)
+        if not len(starts):
             continue
         start = int(rng.choice(starts))
         cells_free[start // GROUP_S : (start + duration - 1) // GROUP_S + 1] = False
         events.append(draw_event(rng, kind, glyph, colour, float(start), float(start + duration)))
     return events
+
+
+def _free_starts(cells_free: np.ndarray, duration: int) -> np.ndarray:
+    """Seconds at which an event of that duration would touch free cells alone."""
+    starts = np.arange(len(cells_free) * GROUP_S - duration + 1)
+    taken = np.concatenate([[0], np.cumsum(~cells_free)])
+    return starts[taken[(starts + duration - 1) // GROUP_S + 1] == taken[starts // GROUP_S]]
 
 
 def _draw_lookalikes(rng: np.random.Generator, events: list[Event], length_s: int) -> list[Event]:

@@ -109,6 +109,30 @@ def _paint_group(rng: np.random.Generator, frames: np.ndarray, times_s: np.ndarr
     return label
 
 
+def take(bank: GroupBank, chosen: np.ndarray) -> GroupBank:
+    """The chosen groups [N], copied."""
+    return GroupBank(*(getattr(bank, name)[chosen] for name in GroupBank.__dataclass_fields__))
+
+
+def repaint(
+    rng: np.random.Generator, bank: GroupBank, chosen: np.ndarray, empty: np.ndarray, share: float
+) -> GroupBank:
+    """The chosen groups [N], of which a random `share` is replaced by new events painted over empty groups of the bank.
+
+    A bank holds few thousand cards and a model learns them by heart; painted ones (no codec, at the size of the
+    tower) never repeat.
+    empty: groups of the bank without an event.
+    """
+    groups = take(bank, chosen)
+    for place in np.flatnonzero(rng.random(len(chosen)) < share):
+        frames = bank.frames[empty[rng.integers(len(empty))]].astype(np.float32)
+        label = _paint_group(rng, frames, np.arange(float(len(frames))))
+        groups.frames[place] = to_pixels(frames)
+        for name, value in label.items():
+            getattr(groups, name)[place] = value
+    return groups
+
+
 def _draw_window(rng: np.random.Generator, length: int) -> tuple[int, int]:
     """First and last visible frame of a group: all, one, or any run of them."""
     choice = rng.random()

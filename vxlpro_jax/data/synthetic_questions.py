@@ -149,7 +149,13 @@ def draw_question(rng: np.random.Generator, kind: str, events: tuple[Event, ...]
         raise ValueError(f"no event answers a question of kind {kind!r}: one of {asked} is needed.")
     event_kind = present[rng.integers(len(present))]
     same_kind = [event for event in events if event.kind == event_kind]
-    event = same_kind[rng.integers(len(same_kind))]
+    glyphs, colours = [event.glyph for event in same_kind], [event.colour for event in same_kind]
+    alone = [event for event in same_kind if glyphs.count(event.glyph) == colours.count(event.colour) == 1]
+    if not alone:
+        raise ValueError(
+            f"every {event_kind} looks like another one: none can be named in a question of kind {kind!r}."
+        )
+    event = alone[rng.integers(len(alone))]
     templates = {
         "shape": SHAPE_TEMPLATES,
         "digit": DIGIT_TEMPLATES,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from vxlpro_jax.data.synthetic_bank import GroupBank
+from vxlpro_jax.data.synthetic_bank import GroupBank, repaint, take
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.train.stages import VisionBatch, dts_features
 from vxlpro_jax.train.state import Params
@@ -16,28 +16,31 @@ from vxlpro_jax.train.state import Params
 MIN_FRAMES_OF_MOTION = 2  # a mover seen in one frame alone has no direction
 
 
-def frame_batches(bank: GroupBank, seed: int, batch_frames: int) -> Callable[[int], VisionBatch]:
-    """step -> single frames [N, 1, S, S, 3] of random groups, each a frame that shows the group's event; pixels
-    varied."""
+def frame_batches(bank: GroupBank, seed: int, batch_frames: int, painted: float) -> Callable[[int], VisionBatch]:
+    """step -> single frames [N, 1, S, S, 3] of random groups, each a frame that shows the group's event; pixels varied.
+
+    painted: share of groups whose event is painted anew, see synthetic_bank.repaint.
+    """
+    empty = np.flatnonzero(bank.kind == 0)
 
     def make(step: int) -> VisionBatch:
         rng = np.random.default_rng([seed, step])
-        chosen = rng.integers(0, len(bank), batch_frames)
-        luck = rng.random((batch_frames, bank.shown.shape[1])) + bank.shown[chosen]
-        frame = luck.argmax(1)
-        pixels = vary_pixels(bank.frames[chosen, frame][:, None], rng)
-        labels = {name: getattr(bank, name)[chosen].astype(np.int32) for name in ("kind", "glyph", "colour")}
+        groups = repaint(rng, bank, rng.integers(0, len(bank), batch_frames), empty, painted)
+        frame = (rng.random(groups.shown.shape) + groups.shown).argmax(1)
+        pixels = vary_pixels(groups.frames[np.arange(batch_frames), frame][:, None], rng)
+        labels = {name: getattr(groups, name).astype(np.int32) for name in ("kind", "glyph", "colour")}
         return VisionBatch(pixels, labels, {})
 
     return make
 
 
-def group_batches(bank: GroupBank, seed: int, batch_groups: int) -> Callable[[int], VisionBatch]:
-    """step -> a batch of groups drawn at random from the bank, pixels varied."""
+def group_batches(bank: GroupBank, seed: int, batch_groups: int, painted: float) -> Callable[[int], VisionBatch]:
+    """step -> a batch of random groups, pixels varied; painted as in frame_batches."""
+    empty = np.flatnonzero(bank.kind == 0)
 
     def make(step: int) -> VisionBatch:
         rng = np.random.default_rng([seed, step])
-        return labelled_groups(bank, rng.integers(0, len(bank), batch_groups), rng)
+        return labelled(repaint(rng, bank, rng.integers(0, len(bank), batch_groups), empty, painted), rng)
 
     return make
 
@@ -71,14 +74,15 @@ def whitened_patches(bank: GroupBank, patch_size: int, dim: int, num_frames: int
     return {"kernel": kernel.reshape(patch_size, patch_size, -1, dim), "bias": -(mean @ kernel).astype(np.float32)}
 
 
-def labelled_groups(bank: GroupBank, chosen: np.ndarray, rng: np.random.Generator | None = None) -> VisionBatch:
-    """The chosen groups [N] as a batch; with rng, their pixels are varied a little."""
-    frames = bank.frames[chosen]
-    pixels = frames.astype(np.float32) / np.float32(127.5) - 1 if rng is None else vary_pixels(frames, rng)
-    shown = bank.shown[chosen]
-    group = {name: getattr(bank, name)[chosen].astype(np.int32) for name in ("kind", "glyph", "colour")}
+def labelled(groups: GroupBank, rng: np.random.Generator | None = None) -> VisionBatch:
+    """The groups as a batch; with rng, their pixels are varied a little."""
+    pixels = (
+        groups.frames.astype(np.float32) / np.float32(127.5) - 1 if rng is None else vary_pixels(groups.frames, rng)
+    )
+    shown = groups.shown
+    group = {name: getattr(groups, name).astype(np.int32) for name in ("kind", "glyph", "colour")}
     moves = shown.sum(1) >= MIN_FRAMES_OF_MOTION
-    direction = np.where(moves, bank.direction[chosen], -1).astype(np.int32)
+    direction = np.where(moves, groups.direction, -1).astype(np.int32)
     frame = {name: np.where(shown, value[:, None], -1).reshape(-1) for name, value in group.items()}
     frame["kind"] = np.where(shown, group["kind"][:, None], 0).reshape(-1)
     return VisionBatch(pixels, frame, {**group, "direction": direction})
@@ -90,5 +94,5 @@ def encode_bank(model: VideoXLProModel, params: Params, bank: GroupBank, chunk: 
     parts = []
     for start in range(0, len(bank), chunk):
         chosen = np.minimum(np.arange(start, start + chunk), len(bank) - 1)
-        parts.append(np.asarray(encode(params, labelled_groups(bank, chosen).pixels)))
+        parts.append(np.asarray(encode(params, labelled(take(bank, chosen)).pixels)))
     return np.concatenate(parts)[: len(bank)]

@@ -1,0 +1,45 @@
+"""Generated videos on disk: playable H.264, the promised rate and length, and the truth beside them."""
+
+import json
+
+import av
+import numpy as np
+import pytest
+
+from vxlpro_jax.data.synthetic import sample_video
+from vxlpro_jax.data.synthetic_files import write_dataset, write_video
+from vxlpro_jax.data.synthetic_questions import QUESTION_KINDS
+from vxlpro_jax.data.synthetic_render import render_frames
+
+
+@pytest.mark.parametrize(("size", "fps"), [((112, 112), 1.0), ((36, 64), 2.5)])
+def test_the_file_shows_the_video(tmp_path, size, fps):
+    video = sample_video(1, 0, 32)
+    write_video(video, tmp_path / "a.mp4", size, fps)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        frames = list(container.decode(video=0))
+    times = np.array([frame.time for frame in frames])
+    np.testing.assert_allclose(times, np.arange(round(32 * fps)) / fps, atol=1e-3)
+    decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in frames]).astype(float)
+    assert np.abs(decoded - render_frames(video, times, size)).mean() < 5
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_a_dataset_does_not_depend_on_how_many_are_asked_for(tmp_path):
+    for name, num in (("one", 1), ("two", 2)):
+        assert len(list(write_dataset(tmp_path / name, seed=4, num=num, length_s=32, size=(32, 32)))) == num
+    rows = [json.loads(line) for line in (tmp_path / "two" / "truth.jsonl").read_text().splitlines()]
+    assert [row["kind"] for row in rows] == [*QUESTION_KINDS, *QUESTION_KINDS]
+    assert set(rows[0]) == {"video", "kind", "question", "answer", "start_s", "end_s"}
+    assert {row["video"] for row in rows} == {"00000.mp4", "00001.mp4"}
+    assert (tmp_path / "one" / "00000.mp4").read_bytes() == (tmp_path / "two" / "00000.mp4").read_bytes()
+    assert rows[:6] == [json.loads(line) for line in (tmp_path / "one" / "truth.jsonl").read_text().splitlines()]
+
+
+def test_bad_sizes_and_rates_are_named(tmp_path):
+    video = sample_video(1, 0, 32)
+    with pytest.raises(ValueError, match=r"size=\(33, 32\).*even"):
+        write_video(video, tmp_path / "a.mp4", (33, 32))
+    with pytest.raises(ValueError, match="fps=0.*positive"):
+        write_video(video, tmp_path / "a.mp4", fps=0)
