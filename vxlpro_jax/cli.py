@@ -141,6 +141,7 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 
 def _answer_record(arguments: argparse.Namespace, indexes: Sequence[Any], answer: Any) -> dict[str, Any]:
+    encoding = {name: sum(index.timings.get(name, 0.0) for index in indexes) for name in ("read_s", "encode_s")}
     return {
         "videos": arguments.videos,
         "question": arguments.question,
@@ -156,10 +157,7 @@ def _answer_record(arguments: argparse.Namespace, indexes: Sequence[Any], answer
         "frames": [len(index.frame_indices) for index in indexes],
         "lost_frames": [list(index.lost) for index in indexes],
         "sampling": [dict(index.sampling) for index in indexes],
-        "timings": {
-            **answer.timings,
-            **{name: sum(i.timings.get(name, 0.0) for i in indexes) for name in ("read_s", "encode_s")},
-        },
+        "timings": {**encoding, **answer.timings},
     }
 
 

@@ -19,9 +19,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 def load(source: str | Path | None = None, dtype: str | None = None) -> VideoXLPro:
     """A model ready to index and ask.
 
-    source: a folder in the released layout, an Orbax directory of `vxlpro convert`, a hub id, or None for the embedded tiny model.
-    dtype: working type of weights and computation; None: float32 on CPU (bfloat16 is slower there), bfloat16 elsewhere.
-    Raises ValueError (a ConversionError names keys and files) for what cannot be loaded.
+    source: a folder in the released layout, an Orbax directory of `vxlpro convert`, a hub id, or None for the embedded
+    tiny model. dtype: working type of weights and computation; None: float32 on CPU (bfloat16 is slower there),
+    bfloat16 elsewhere. Raises ValueError (a ConversionError names keys and files) for what cannot be loaded.
     """
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"

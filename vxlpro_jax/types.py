@@ -1,7 +1,8 @@
 """The alphabet of shapes, and the records that every room speaks.
 
-B batch, T frames, G groups of frames, P patches (or tokens) per frame, L sequence, S cache length, D model width, E vision width,
-F MLP width, N query heads, K key/value heads, H head dim, V vocabulary. Stamp tokens of a group are counted by W ("words").
+B batch, T frames, G groups of frames, P patches (or tokens) per frame, L sequence, S cache length, D model width, E
+vision width, F MLP width, N query heads, K key/value heads, H head dim, V vocabulary. Stamp tokens of a group are
+counted by W ("words").
 
 Numpy only: the data workers import this file and must start fast.
 
@@ -39,10 +40,10 @@ class RowBatch(NamedTuple):
     query_mask bool [B, L_text]: True where the token takes part in the selector's query.
     stamp_ids int32 [B, G, W]: the stamp's tokens of each group.
     stamp_mask bool [B, G, W]: True where stamp_ids holds a real token.
-    video_of_group int32 [B, G]: number of the row's video that the group belongs to, -1 for a padding group. Groups of one video
-        stand together and in order.
-    row_source int32 [B, L]: the row in reading order, before anything is dropped, as indices into the row's concatenation of text
-        [L_text], stamps [G * W] and visual tokens [G * P]; -1 for padding, which comes last.
+    video_of_group int32 [B, G]: number of the row's video that the group belongs to, -1 for a padding group. Groups of
+        one video stand together and in order.
+    row_source int32 [B, L]: the row in reading order, before anything is dropped, as indices into the row's
+        concatenation of text [L_text], stamps [G * W] and visual tokens [G * P]; -1 for padding, which comes last.
     labels int32 [B, L_text]: the token itself where the loss counts it, IGNORE_LABEL elsewhere.
     """
 
@@ -58,8 +59,8 @@ class RowBatch(NamedTuple):
 class Selection(NamedTuple):
     """How many tokens the query-aware selector keeps (SelectorConfig.selection says which field is obeyed).
 
-    num_keep int32 [B, videos]: visual tokens to keep of each video; every stamp stays.
-    budget int32 [B]: rows that the videos of a prompt may take in all, stamps counted; a group that keeps nothing loses its stamp.
+    num_keep int32 [B, videos]: visual tokens to keep of each video; every stamp stays. budget int32 [B]: rows that the
+    videos of a prompt may take in all, stamps counted; a group that keeps nothing loses its stamp.
     """
 
     num_keep: Array

@@ -1,7 +1,7 @@
 """Prompts and their videos' stamps to one batch of static shapes.
 
-Source: SPEC 9.1, 9.2 and 9.7. Shapes are decided here and nowhere else: lengths are rounded up to a few sizes, so that similar requests
-share a compiled program.
+Source: SPEC 9.1, 9.2 and 9.7. Shapes are decided here and nowhere else: lengths are rounded up to a few sizes, so that
+similar requests share a compiled program.
 """
 
 from collections.abc import Sequence
@@ -66,7 +66,8 @@ def build_rows(
 ) -> RowBatch:
     """The batch of `prompts`; stamps[b] lists, video by video, the stamps of row b's groups.
 
-    shapes: lengths to pad to (None: exact). Raises ValueError when a row has not one video per mark or does not fit the shapes.
+    shapes: lengths to pad to (None: exact). Raises ValueError when a row has not one video per mark or does not fit the
+    shapes.
     """
     needed = row_shapes(prompts, stamps, tokens_per_group)
     shapes = shapes or needed

@@ -18,8 +18,8 @@ Turn = dict[str, str]
 class Prompt(NamedTuple):
     """One row before its videos are spliced in, each array int32 or bool [L].
 
-    ids: tokens, VIDEO_MARK where a video goes. labels: the token itself where the loss counts it, IGNORE_LABEL elsewhere.
-    question: True on the tokens of what the user asked.
+    ids: tokens, VIDEO_MARK where a video goes. labels: the token itself where the loss counts it, IGNORE_LABEL
+    elsewhere. question: True on the tokens of what the user asked.
     """
 
     ids: np.ndarray
@@ -51,10 +51,11 @@ class _PromptBuilder:
 def question_prompt(
     question: str, tokenize: Tokenize, num_videos: int = 1, context: str = "", answer: str | None = None
 ) -> Prompt:
-    """The inference prompt: system, videos, then the question, up to where the assistant begins (quirk 11: one newline).
+    """The inference prompt: system, videos, then the question, up to where the assistant begins (quirk 11: one
+    newline).
 
-    context: text shown before the question (subtitles). answer: appended with its end marker and labelled, for training on exactly
-    what inference sees. Raises ValueError on an empty question.
+    context: text shown before the question (subtitles). answer: appended with its end marker and labelled, for training
+    on exactly what inference sees. Raises ValueError on an empty question.
     """
     question = question.strip()
     if not question:
@@ -88,8 +89,8 @@ def conversation_prompt(
 ) -> Prompt:
     """A training row of a whole conversation (SPEC 13). A leading turn of the assistant is dropped.
 
-    label_mask: which tokens are targets, see VideoXLProConfig. Differs from question_prompt: two newlines follow a video, as in the
-    released training code.
+    label_mask: which tokens are targets, see VideoXLProConfig. Differs from question_prompt: two newlines follow a
+    video, as in the released training code.
     """
     released = label_mask == "released"
     turns = normalise_turns(turns)
@@ -126,5 +127,6 @@ def conversation_prompt(
 
 
 def stamp_ids(group_times_s: Sequence[float], stamps: StampConfig, tokenize: Tokenize) -> list[list[int]]:
-    """Token ids of each group's time stamp; group_times_s holds the time of each group's first frame in seconds (SPEC 9.1)."""
+    """Token ids of each group's time stamp; group_times_s holds the time of each group's first frame in seconds (SPEC
+    9.1)."""
     return [tokenize(stamps.text.format(time)) for time in group_times_s]

@@ -56,7 +56,8 @@ def choose_canvas(width: int, height: int, tile: int) -> Canvas:
 
 
 def anyres_views(picture: np.ndarray, tile: int) -> np.ndarray:
-    """uint8 RGB [H, W, 3] -> views [V, tile, tile, 3]: the whole picture, stretched, then the tiles of its canvas row by row."""
+    """uint8 RGB [H, W, 3] -> views [V, tile, tile, 3]: the whole picture, stretched, then the tiles of its canvas row
+    by row."""
     image = Image.fromarray(picture)
     canvas = choose_canvas(image.width, image.height, tile)
     left, top, right, bottom = canvas.box

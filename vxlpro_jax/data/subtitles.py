@@ -1,6 +1,7 @@
 """Subtitle lines that belong to the frames a model looks at.
 
-Source: the usual protocol of subtitle-aware video benchmarks: the lines on screen at the sampled frames, in order, before the question.
+Source: the usual protocol of subtitle-aware video benchmarks: the lines on screen at the sampled frames, in order,
+before the question.
 """
 
 from pathlib import Path

@@ -46,9 +46,9 @@ class TextCodec(Protocol):
 class Answer:
     """An answer with its grounds.
 
-    evidence: the spans that the selector scored best, best first; evidence_by_video: the same, video by video. num_tokens: rows that
-    the LLM read; num_kept, num_visual: visual tokens kept, and how many there were. timings: seconds of prefill and per generated
-    token, of the whole batch that the answer came from.
+    evidence: the spans that the selector scored best, best first; evidence_by_video: the same, video by video.
+    num_tokens: rows that the LLM read; num_kept, num_visual: visual tokens kept, and how many there were. timings:
+    seconds of prefill and per generated token, of the whole batch that the answer came from.
     """
 
     text: str
@@ -100,9 +100,10 @@ class VideoXLPro:
     ) -> VideoIndex:
         """Encodes a video once, for any number of questions.
 
-        source: a video file, a picture, a folder or list of images, or uint8 frames [T, H, W, 3] with times_s. fps: frames looked at
-        per second, at most max_frames (then evenly over the whole). sampling: see infer/encode.py. on_damage: "skip" leaves out
-        frames that cannot be decoded and lists them in the index. Raises VideoError for what cannot be read.
+        source: a video file, a picture, a folder or list of images, or uint8 frames [T, H, W, 3] with times_s. fps:
+        frames looked at per second, at most max_frames (then evenly over the whole). sampling: see infer/encode.py.
+        on_damage: "skip" leaves out frames that cannot be decoded and lists them in the index. Raises VideoError for
+        what cannot be read.
         """
         if isinstance(source, str | Path) and is_picture(Path(source)):
             with open_video(source) as picture:
@@ -136,12 +137,14 @@ class VideoXLPro:
         subtitles: str | Path | None = None,
         on_text: Callable[[int, str], None] | None = None,
     ) -> Any:
-        """Answers one question (an Answer) or several about the same videos (a list, in one batch, equal to one by one).
+        """Answers one question (an Answer) or several about the same videos (a list, in one batch, equal to one by
+        one).
 
-        videos: an index or a path, or a list of them for one prompt with several videos. keep_rate: keep this share of each video's
-        tokens by the released rule. budget: keep at most so many rows of video, stamps counted; neither: everything while it fits the
-        model's context. subtitles: an .srt file of the (single) video. on_text: called with (question number, new text) while
-        generating. Raises ValueError for an index of another encoder, an empty question, or a prompt that cannot fit.
+        videos: an index or a path, or a list of them for one prompt with several videos. keep_rate: keep this share of
+        each video's tokens by the released rule. budget: keep at most so many rows of video, stamps counted; neither:
+        everything while it fits the model's context. subtitles: an .srt file of the (single) video. on_text: called
+        with (question number, new text) while generating. Raises ValueError for an index of another encoder, an empty
+        question, or a prompt that cannot fit.
         """
         questions = [question] if isinstance(question, str) else list(question)
         if not questions:
@@ -180,8 +183,8 @@ class VideoXLPro:
                 video = VideoIndex.load(video) if is_index(video) else self.index(video)
             if video.fingerprint != self.fingerprint:
                 raise ValueError(
-                    f"the index of {video.source.get('path')} was made by another encoder ({video.fingerprint[:8]}, this model has "
-                    f"{self.fingerprint[:8]}): index the video again with this model"
+                    f"the index of {video.source.get('path')} was made by another encoder ({video.fingerprint[:8]}; "
+                    f"this model has {self.fingerprint[:8]}): index the video again with this model"
                 )
             found.append(video)
         return found
@@ -219,11 +222,12 @@ class VideoXLPro:
         room = self.config.max_context_len - max_new_tokens
         if text_len.max() >= room:
             raise ValueError(
-                f"the prompt has {text_len.max()} text tokens and {max_new_tokens} more may be generated: the context of "
-                f"{self.config.max_context_len} has no room for video; shorten the text or lower max_new_tokens"
+                f"the prompt has {text_len.max()} text tokens and {max_new_tokens} more may be generated: the context "
+                f"of {self.config.max_context_len} has no room for video; shorten the text or lower max_new_tokens"
             )
         sizes = [index.tokens.shape[0] * index.tokens.shape[1] for index in indexes]
-        counts, how = sizes, "budget"
+        counts: list[int] = sizes
+        how: Literal["keep_rate", "budget"] = "budget"
         budgets = np.minimum(room - text_len, np.iinfo(np.int32).max if budget is None else budget)
         longest = room
         if keep_rate is not None:
@@ -232,8 +236,8 @@ class VideoXLPro:
             longest = int(text_len.max()) + sum(counts) + sum(len(ids) for video in stamps for ids in video)
             if longest > room:
                 raise ValueError(
-                    f"keep_rate={keep_rate} leaves {longest} tokens, the context holds {room} besides the answer: lower keep_rate "
-                    "or give a budget instead"
+                    f"keep_rate={keep_rate} leaves {longest} tokens, the context holds {room} besides the answer: "
+                    "lower keep_rate or give a budget instead"
                 )
         elif budget is not None:
             longest = min(room, int(text_len.max()) + budget)

@@ -28,8 +28,8 @@ ENCODER_PARTS = ("vision_tower", "dts", "projector")
 
 
 class SampledFrames(NamedTuple):
-    """A stretch of chosen frames on the way to the encoder. frames uint8 [n, H, W, 3]; positions: places among the chosen frames;
-    lost: indices of frames that cannot be decoded; decode_s: seconds that reading took."""
+    """A stretch of chosen frames on the way to the encoder. frames uint8 [n, H, W, 3]; positions: places among the
+    chosen frames; lost: indices of frames that cannot be decoded; decode_s: seconds that reading took."""
 
     pixels: np.ndarray
     positions: np.ndarray
@@ -50,8 +50,8 @@ def encoder_fingerprint(config: VideoXLProConfig, params: Any) -> str:
 
 
 def choose_frames(video: Video, rule: Literal["fps", "released"], fps: float, max_frames: int | None) -> FrameChoice:
-    """Which frames are looked at. "fps": real frames nearest to a grid of 1 / fps, at most max_frames. "released": exactly max_frames
-    (128 unless given) by truncated linspace, times from index / fps (SPEC 13)."""
+    """Which frames are looked at. "fps": real frames nearest to a grid of 1 / fps, at most max_frames. "released":
+    exactly max_frames (128 unless given) by truncated linspace, times from index / fps (SPEC 13)."""
     if rule == "released":
         nominal_fps = video.num_frames / video.duration_s if video.duration_s > 0 else 1.0
         return sample_released_inference(video.num_frames, nominal_fps, max_frames or 128)
@@ -73,7 +73,8 @@ def index_video(
     seed: int,
     progress: Progress | None = None,
 ) -> VideoIndex:
-    """Encodes the chosen frames. Raises VideoError when damage took frames and on_damage is "raise", or when none is left.
+    """Encodes the chosen frames. Raises VideoError when damage took frames and on_damage is "raise", or when none is
+    left.
 
     seed: which frames are doubled when the config's short_group is "released".
     """
@@ -82,7 +83,9 @@ def index_video(
     slots = expand_short_group(len(choice), size, config.short_group, rng=np.random.default_rng(seed))
     chunks = _read(video, choice.indices[slots], config.vision.image_size, frames_per_batch, on_damage)
     groups = _GroupEncoder(model, params, frames_per_batch)
-    positions, lost, decode_s = [], [], 0.0
+    positions: list[np.ndarray] = []
+    lost: list[int] = []
+    decode_s = 0.0
     for chunk in _ahead(chunks):
         positions.append(chunk.positions)
         lost += chunk.lost
@@ -114,7 +117,8 @@ def index_video(
 def index_picture(
     model: VideoXLProModel, params: Any, fingerprint: str, picture: np.ndarray, source: dict[str, Any]
 ) -> VideoIndex:
-    """Encodes one picture, uint8 RGB [H, W, 3]: the whole, or for "anyres" the tiles of its canvas, each standing still for a group.
+    """Encodes one picture, uint8 RGB [H, W, 3]: the whole, or for "anyres" the tiles of its canvas, each standing still
+    for a group.
 
     The released code encodes the whole picture beside the tiles and throws it away (quirk 10): here it is left out.
     """

@@ -20,11 +20,12 @@ class Span(NamedTuple):
     score: float
 
 
-def evidence_spans(scores: np.ndarray, group_times_s: Sequence[float], end_s: float) -> list[Span]:
+def evidence_spans(scores: np.ndarray, group_times_s: Sequence[float] | np.ndarray, end_s: float) -> list[Span]:
     """The best groups, neighbours merged, best first.
 
-    scores [G, P]: of one video, in [0, 1]. A group counts with its best token; groups of score MIN_SCORE or more are taken, best
-    first, up to MAX_SHARE of the video's groups (one at least). group_times_s [G]: begin of each group; the last ends at end_s.
+    scores [G, P]: of one video, in [0, 1]. A group counts with its best token; groups of score MIN_SCORE or more are
+    taken, best first, up to MAX_SHARE of the video's groups (one at least). group_times_s [G]: begin of each group; the
+    last ends at end_s.
     """
     best = scores.max(-1)
     num_taken = max(1, int(len(best) * MAX_SHARE))

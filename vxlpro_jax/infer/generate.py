@@ -20,8 +20,8 @@ from vxlpro_jax.types import RowBatch, Selection
 
 
 class Prefilled(NamedTuple):
-    """A batch of prompts, read. logits float32 [B, V] of the next token; scores [B, G, P] of the visual tokens; num_rows int32 [B]:
-    rows that the LLM read; num_kept int32 [B]: visual tokens among them."""
+    """A batch of prompts, read. logits float32 [B, V] of the next token; scores [B, G, P] of the visual tokens;
+    num_rows int32 [B]: rows that the LLM read; num_kept int32 [B]: visual tokens among them."""
 
     logits: Array
     cache: KVCache
@@ -52,8 +52,7 @@ def prefill(
     def forward(module: VideoXLProModel) -> Prefilled:
         shared = jnp.broadcast_to(visual, (size, *visual.shape))
         rows, scores = module.merge(shared, batch, selection, length)
-        cache = allocate(module.config.llm, size, cache_len, module.dtype)
-        logits, cache = module.prefill(rows, cache)
+        logits, cache = module.prefill(rows, allocate(module.config.llm, size, cache_len, module.dtype))
         first_visual = batch.text_ids.shape[1] + batch.stamp_ids[0].size
         return Prefilled(logits, cache, scores, rows.valid.sum(-1), (rows.source >= first_visual).sum(-1))
 
@@ -89,8 +88,8 @@ def decode(
         ids, healthy, logits, cache = _decode(model, params, logits, cache, key, step, sampling)
         if not healthy:
             raise FloatingPointError(
-                f"the model's logits are not finite at step {step} ({jnp.dtype(model.dtype).name}): damaged weights, or "
-                "a working type too narrow for them; load with dtype='float32' or 'bfloat16'"
+                f"the model's logits are not finite at step {step} ({jnp.dtype(model.dtype).name}): damaged weights, "
+                "or a working type too narrow for them; load with dtype='float32' or 'bfloat16'"
             )
         chosen = np.asarray(ids)
         ended |= np.isin(chosen, stop_ids)

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0: always the likeliest token. top_p: smallest set of tokens with that probability; top_k: that many (0: all).
+    """temperature 0: always the likeliest token. top_p: smallest set of tokens with that probability; top_k: that many
+    (0: all).
 
     Raises ValueError when a value is out of range.
     """
@@ -27,7 +28,8 @@ class Sampling:
 
 
 def next_token(logits: Float[Array, "B V"], key: PRNGKeyArray, sampling: Sampling) -> Int[Array, "B"]:
-    """One token per row. Every row draws with the same key, so that a row's answer does not depend on its neighbours."""
+    """One token per row. Every row draws with the same key, so that a row's answer does not depend on its
+    neighbours."""
     if sampling.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     order = jnp.argsort(-logits, axis=-1)

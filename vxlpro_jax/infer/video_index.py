@@ -1,7 +1,7 @@
 """A video, encoded once: its visual tokens with their times, in memory and on disk.
 
-Source: ours. On disk an index is a directory: header.json and safetensors segments of whole groups. The header says "open" until every
-segment is there; an open index is never taken for a complete one.
+Source: ours. On disk an index is a directory: header.json and safetensors segments of whole groups. The header says
+"open" until every segment is there; an open index is never taken for a complete one.
 """
 
 import json
@@ -37,10 +37,11 @@ _HEADER_KEYS = {
 class VideoIndex:
     """tokens [G, P, D]: what the encoder made of each group. group_times_s [G]: time of each group's first frame.
 
-    frame_times_s, frame_indices [T]: of the frames that were encoded, in order. end_s: where the last group ends. kind: "video" or
-    "picture". fingerprint: of the encoder (tower, DTS, projector, their switches and preprocessing) that made the tokens; an index
-    serves any LLM behind the same encoder. sampling: how frames were chosen, with the spacing in seconds. source: path, bytes and
-    modification time. lost: indices of frames that damage took away. timings: seconds of decoding and encoding (not stored).
+    frame_times_s, frame_indices [T]: of the frames that were encoded, in order. end_s: where the last group ends. kind:
+    "video" or "picture". fingerprint: of the encoder (tower, DTS, projector, their switches and preprocessing) that
+    made the tokens; an index serves any LLM behind the same encoder. sampling: how frames were chosen, with the spacing
+    in seconds. source: path, bytes and modification time. lost: indices of frames that damage took away. timings:
+    seconds of decoding and encoding (not stored).
     """
 
     tokens: np.ndarray
@@ -64,7 +65,7 @@ class VideoIndex:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         starts = range(0, len(self.tokens), GROUPS_PER_SEGMENT)
-        header = {
+        header: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "state": "open",

@@ -14,7 +14,8 @@ def attend(
     v_BSKH: Float[Array, "B S K H"],
     mask_BLS: Bool[Array, "B L S"] | None = None,
 ) -> Float[Array, "B L N H"]:
-    """softmax(q k / sqrt(H)) v; query head n reads key head n // (N / K). mask True = the query sees the key (None: all)."""
+    """softmax(q k / sqrt(H)) v; query head n reads key head n // (N / K). mask True = the query sees the key (None:
+    all)."""
     batch, length, num_heads, head_dim = q_BLNH.shape
     num_kv_heads = k_BSKH.shape[2]
     q = q_BLNH.reshape(batch, length, num_kv_heads, num_heads // num_kv_heads, head_dim)

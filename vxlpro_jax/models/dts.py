@@ -1,6 +1,7 @@
 """Dynamic Token Synthesizer: the tokens of a group of frames become one frame's worth.
 
-Source: SPEC 6 and 7 (the reference's SAE), paper 3.2. Inside, arrays are channels-last: [groups, time, height, width, channels].
+Source: SPEC 6 and 7 (the reference's SAE), paper 3.2. Inside, arrays are channels-last: [groups, time, height, width,
+channels].
 """
 
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ class DtsConfig:
     frames_per_group: frames that become one; a power of two, one stage per halving.
     grid_size: side of the token grid that enters; the tower's grid is resized to it.
     num_norm_groups, norm_eps: of every GroupNorm. max_relative_offset: clip of the temporal offsets.
-    frame_packing: "paper": the time axis runs over the group's frames. "released": memory is reinterpreted, so that "time" runs over
-        neighbouring channels of one frame and the frames lie in blocks of channels (SPEC 12, quirk 1).
+    frame_packing: "paper": the time axis runs over the group's frames. "released": memory is reinterpreted, so that
+        "time" runs over neighbouring channels of one frame and the frames lie in blocks of channels (SPEC 12, quirk 1).
     relative_term: "textbook": the query's own position looks up the relative key. "released": transposed (quirk 15).
     """
 
@@ -80,8 +81,8 @@ class SpatialBlock(nn.Module):
 class TemporalBlock(nn.Module):
     """Single-head attention over time at each position, with relative terms and a residual (SPEC 7.2).
 
-    Differs: qkv and proj_out are not zero at birth (the reference's are: then the block starts as the identity and its inside gets no
-    gradient); only proj_out is.
+    Differs: qkv and proj_out are not zero at birth (the reference's are: then the block starts as the identity and its
+    inside gets no gradient); only proj_out is.
     """
 
     config: DtsConfig

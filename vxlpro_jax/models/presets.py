@@ -22,12 +22,12 @@ class VideoXLProConfig:
     """Everything that fixes the computation; each module sees only its own part.
 
     max_context_len: rows (text, stamps, visual) that the LLM reads at most.
-    short_group: "pad_last": a short last group repeats its last frame. "released": random frames are doubled (SPEC 5); which, is an
-        argument.
-    label_mask: "released": chat markers and newlines of every turn count as targets (SPEC 13). "answers": only the answers and their
-        end marker.
-    picture_views: "anyres": a picture is cut into tiles on the canvas that keeps most of its resolution, as released (SPEC 13).
-        "single": the whole picture, stretched.
+    short_group: "pad_last": a short last group repeats its last frame. "released": random frames are doubled (SPEC 5);
+        which, is an argument.
+    label_mask: "released": chat markers and newlines of every turn count as targets (SPEC 13). "answers": only the
+        answers and their end marker.
+    picture_views: "anyres": a picture is cut into tiles on the canvas that keeps most of its resolution, as released
+        (SPEC 13). "single": the whole picture, stretched.
     """
 
     vision: SiglipConfig
@@ -96,8 +96,8 @@ VIDEO_XL_PRO_3B_PAPER = replace(
     label_mask="answers",
 )
 
-# The embedded model: sizes found to be learnable in an hour on two cores, and the paper's frame packing, with which events of a single
-# frame are learnt clearly better; otherwise as released.
+# The embedded model: sizes found to be learnable in an hour on two cores, and the paper's frame packing, with which
+# events of a single frame are learnt clearly better; otherwise as released.
 TINY = replace(
     VIDEO_XL_PRO_3B,
     vision=SiglipConfig(image_size=56, patch_size=14, dim=128, num_layers=4, num_heads=4, mlp_dim=512, norm_eps=1e-6),
@@ -129,7 +129,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def config_from_dict(values: dict[str, Any], cls: type = VideoXLProConfig, where: str = "vxlpro_jax") -> Any:
+def config_from_dict(values: dict[str, Any], cls: Any = VideoXLProConfig, where: str = "vxlpro_jax") -> Any:
     """The frozen config that config_to_dict wrote.
 
     Raises ValueError on an unknown key (naming its nearest neighbour), a missing key, and a value of the wrong kind.

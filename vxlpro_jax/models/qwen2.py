@@ -38,8 +38,8 @@ class Qwen2Config:
 class KVCache(NamedTuple):
     """Keys and values of every layer, preallocated.
 
-    keys, values [layers, B, S, K, H]. valid bool [B, S]: True = the slot holds a real token of that row. next_slot int32 []: where
-    the next tokens are written; all rows share it, a shorter row leaves invalid slots between.
+    keys, values [layers, B, S, K, H]. valid bool [B, S]: True = the slot holds a real token of that row. next_slot
+    int32 []: where the next tokens are written; all rows share it, a shorter row leaves invalid slots between.
     """
 
     keys: Array
@@ -85,7 +85,8 @@ class SwiGlu(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """One layer of the scan. The cache travels in the carry, so that it is updated in place and not copied per layer."""
+    """One layer of the scan. The cache travels in the carry, so that it is updated in place and not copied per
+    layer."""
 
     config: Qwen2Config
     rules: Rules
@@ -137,7 +138,8 @@ class Qwen2(nn.Module):
     ) -> tuple[Float[Array, "B L D"], KVCache | None]:
         """Hidden states after the final norm. valid True = a real token (others are attended by nobody).
 
-        With a cache the tokens are written to its next slots and see what it holds; the caller sees to it that they fit.
+        With a cache the tokens are written to its next slots and see what it holds; the caller sees to it that they
+        fit.
         """
         length, slot = x.shape[1], jnp.int32(0)
         if cache is None:
@@ -150,7 +152,8 @@ class Qwen2(nn.Module):
         layer_numbers = jnp.arange(self.config.num_layers)
         (x, stored), _ = self.layers((x, stored), layer_numbers, positions, mask, slot)
         if cache is not None:
-            cache = KVCache(*stored, valid=key_valid, next_slot=slot + length)
+            keys, values = stored
+            cache = KVCache(keys, values, key_valid, slot + length)
         return self.norm(x), cache
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:

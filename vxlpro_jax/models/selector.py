@@ -1,7 +1,8 @@
 """The query-aware selector: how relevant each visual token is to the question, and which tokens stay.
 
 Source: SPEC 9.3, 9.4 and 9.6; paper 3.3.
-Differs: equal raw scores give zeros where the reference gives NaN (quirk 14); stamps of any length stay with their group (quirk 11).
+Differs: equal raw scores give zeros where the reference gives NaN (quirk 14); stamps of any length stay with their
+group (quirk 11).
 """
 
 from dataclasses import dataclass
@@ -22,14 +23,18 @@ class SelectorConfig:
     """Switches of the selector; each says what the released code and the paper do.
 
     num_heads: of the window attention.
-    selection: "keep_rate": the released way, a share of each video's tokens stays, rounded down to a multiple of keep_multiple, and
-        every stamp stays (the released code draws the share at random, quirk 2; here it is given). "budget": the paper's reading,
-        everything stays while it fits the context, else the best tokens that fit; a group without tokens loses its stamp.
-    selector_query: which tokens form the query. "padded_row": the whole padded row, as released (quirk 13). "row": the row without
-        its padding. "question": the user's question alone.
-    query_encoder: "embeddings": token embeddings, as released. "llm": the LLM's hidden states over the text, as the paper says.
-    add_scores: True: a token's score is added to all its channels, as released (quirk 4). False: not, as the paper reads.
-    rotation_base: base of the extra rotation of the video's rows (quirk 5, released: 1e6); None: no such rotation, as in the paper.
+    selection: "keep_rate": the released way, a share of each video's tokens stays, rounded down to a multiple of
+        keep_multiple, and every stamp stays (the released code draws the share at random, quirk 2; here it is given).
+        "budget": the paper's reading, everything stays while it fits the context, else the best tokens that fit; a
+        group without tokens loses its stamp.
+    selector_query: which tokens form the query. "padded_row": the whole padded row, as released (quirk 13). "row": the
+        row without its padding. "question": the user's question alone.
+    query_encoder: "embeddings": token embeddings, as released. "llm": the LLM's hidden states over the text, as the
+        paper says.
+    add_scores: True: a token's score is added to all its channels, as released (quirk 4). False: not, as the paper
+        reads.
+    rotation_base: base of the extra rotation of the video's rows (quirk 5, released: 1e6); None: no such rotation, as
+        in the paper.
     """
 
     num_heads: int
@@ -42,7 +47,8 @@ class SelectorConfig:
 
 
 class WindowAttention(nn.Module):
-    """Each visual token reads the stamp tokens of its own group; the result serves the scores only (SPEC 9.3, quirk 3)."""
+    """Each visual token reads the stamp tokens of its own group; the result serves the scores only (SPEC 9.3, quirk
+    3)."""
 
     config: SelectorConfig
 
@@ -135,7 +141,8 @@ def keep_tokens(
     selection: Selection,
     config: SelectorConfig,
 ) -> tuple[Bool[Array, "B G P"], Bool[Array, "B G W"]]:
-    """Which visual and which stamp tokens stay (SelectorConfig.selection). No gradient passes; scores get theirs where added."""
+    """Which visual and which stamp tokens stay (SelectorConfig.selection). No gradient passes; scores get theirs where
+    added."""
     scores = jax.lax.stop_gradient(scores)
     if config.selection == "keep_rate":
         return jax.vmap(_keep_by_rate)(scores, video_of_group, selection.num_keep), stamp_mask

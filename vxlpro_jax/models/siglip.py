@@ -1,7 +1,7 @@
 """SigLIP's vision tower without its last layer and pooling head, and the resize of its token grid.
 
-Source: SPEC 3 and 4. The features are the residual stream before post_layernorm, whose weights are kept only so that checkpoints
-round-trip.
+Source: SPEC 3 and 4. The features are the residual stream before post_layernorm, whose weights are kept only so that
+checkpoints round-trip.
 """
 
 from dataclasses import dataclass

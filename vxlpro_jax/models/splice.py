@@ -1,6 +1,7 @@
 """Videos into prompts: rotation and scores onto the video's rows, then one row of text, stamps and kept tokens.
 
-Source: SPEC 9.2 and 9.5 to 9.7. Shapes stay static whatever is kept: kept rows are moved to the front and the rest is padding.
+Source: SPEC 9.2 and 9.5 to 9.7. Shapes stay static whatever is kept: kept rows are moved to the front and the rest is
+padding.
 """
 
 from typing import NamedTuple
@@ -13,8 +14,8 @@ from vxlpro_jax.types import IGNORE_LABEL, RowBatch
 
 
 class MergedRows(NamedTuple):
-    """What the LLM reads. embeds [B, L, D]; valid bool [B, L], True = real, always a prefix; labels int32 [B, L]; source int32
-    [B, L]: where each row came from, as in RowBatch.row_source (-1 = padding)."""
+    """What the LLM reads. embeds [B, L, D]; valid bool [B, L], True = real, always a prefix; labels int32 [B, L];
+    source int32 [B, L]: where each row came from, as in RowBatch.row_source (-1 = padding)."""
 
     embeds: Array
     valid: Array

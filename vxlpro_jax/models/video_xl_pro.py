@@ -1,7 +1,7 @@
 """The whole model: frames to visual tokens, tokens and prompt to logits.
 
-Source: SPEC 1 to 9. Every choice that the reference makes inside its forward pass (which frames are repeated, how much is kept) is an
-argument here.
+Source: SPEC 1 to 9. Every choice that the reference makes inside its forward pass (which frames are repeated, how much
+is kept) is an argument here.
 """
 
 from typing import Any, NamedTuple
@@ -25,7 +25,8 @@ from vxlpro_jax.types import RowBatch, Selection
 
 
 class ModelOutput(NamedTuple):
-    """logits float32 [B, L, V]; labels int32 [B, L] of the merged rows; scores [B, G, P] of the visual tokens, in [0, 1]."""
+    """logits float32 [B, L, V]; labels int32 [B, L] of the merged rows; scores [B, G, P] of the visual tokens, in [0,
+    1]."""
 
     logits: Array
     labels: Array
@@ -95,18 +96,18 @@ class VideoXLProModel(nn.Module):
         hidden, _ = self.llm(rows.embeds, _positions(rows.valid), rows.valid)
         return ModelOutput(self.llm.logits(hidden), rows.labels, scores)
 
-    def prefill(self, rows: MergedRows, cache: KVCache) -> tuple[Float[Array, "B V"], KVCache]:
+    def prefill(self, rows: MergedRows, cache: KVCache) -> tuple[Float[Array, "B V"], KVCache | None]:
         """Reads the prompts into the cache; logits of the token that follows each."""
-        hidden, cache = self.llm(rows.embeds, _positions(rows.valid), rows.valid, cache)
+        hidden, filled = self.llm(rows.embeds, _positions(rows.valid), rows.valid, cache)
         last = jnp.maximum(rows.valid.sum(-1) - 1, 0)
-        return self.llm.logits(jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]), cache
+        return self.llm.logits(jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]), filled
 
-    def decode_step(self, ids: Int[Array, "B"], cache: KVCache) -> tuple[Float[Array, "B V"], KVCache]:
+    def decode_step(self, ids: Int[Array, "B"], cache: KVCache) -> tuple[Float[Array, "B V"], KVCache | None]:
         """One more token per row, at the position after the row's last real token."""
         position = cache.valid.sum(-1)[:, None]
         x = self.llm.embed(ids[:, None], self.dtype)
-        hidden, cache = self.llm(x, position, jnp.ones((ids.shape[0], 1), bool), cache)
-        return self.llm.logits(hidden[:, 0]), cache
+        hidden, filled = self.llm(x, position, jnp.ones((ids.shape[0], 1), bool), cache)
+        return self.llm.logits(hidden[:, 0]), filled
 
     def everything(self, pixels, batch: RowBatch, selection: Selection) -> ModelOutput:
         """Touches every parameter: what init runs."""

@@ -1,7 +1,7 @@
 """Logical axis names, and the strict rules that map them to mesh axes.
 
-A parameter or activation names its axes by meaning; a rule table says which mesh axes carry each. Unlike Linen's own resolver this one
-raises on a name without a rule and on a mesh axis used twice in one array.
+A parameter or activation names its axes by meaning; a rule table says which mesh axes carry each. Unlike Linen's own
+resolver this one raises on a name without a rule and on a mesh axis used twice in one array.
 
 Source: ours; logical names after Flax Linen's.
 """
@@ -76,7 +76,7 @@ def resolve(names: tuple[str | None, ...], rules: Rules) -> PartitionSpec:
                 raise ValueError(
                     f"mesh axis {axis!r} would carry both {used[axis]!r} and {name!r} of {names}: change the rules"
                 )
-            used[axis] = name
+            used[axis] = str(name)
         spec.append(mesh_axes if len(mesh_axes) > 1 else (mesh_axes[0] if mesh_axes else None))
     return PartitionSpec(*spec)
 

@@ -10,7 +10,8 @@ from jax.sharding import AxisType, Mesh
 def make_mesh(shape: dict[str, int]) -> Mesh:
     """A mesh of the first devices with these axes, for example {"data": 4, "tensor": 2}.
 
-    Axes are Auto: under the newer default (Explicit) Linen's layers raise. Raises ValueError when there are too few devices.
+    Axes are Auto: under the newer default (Explicit) Linen's layers raise. Raises ValueError when there are too few
+    devices.
     """
     size = 1
     for count in shape.values():
