@@ -103,8 +103,8 @@ TINY = replace(
     vision=SiglipConfig(image_size=56, patch_size=14, dim=128, num_layers=4, num_heads=4, mlp_dim=512, norm_eps=1e-6),
     dts=replace(VIDEO_XL_PRO_3B.dts, dim=128, grid_size=4, frame_packing="paper"),
     projector=ProjectorConfig(dim=128, pool_stride=2, pool_mode="average"),
-    # An anchor and two tokens of two digits. Without the anchor the selector, whose values are the stamp's tokens, sees nothing at times
-    # such as 0000 or 0101, where both tokens are the same.
+    # An anchor and two tokens of two digits. Without the anchor the selector, whose values are the stamp's tokens, sees
+    # nothing at times such as 0000 or 0101, where both tokens are the same.
     stamps=StampConfig(text="t{:04.0f}", num_tokens=3),
     llm=replace(
         VIDEO_XL_PRO_3B.llm,

@@ -96,17 +96,19 @@ class VideoXLProModel(nn.Module):
         hidden, _ = self.llm(rows.embeds, _positions(rows.valid), rows.valid)
         return ModelOutput(self.llm.logits(hidden), rows.labels, scores)
 
-    def prefill(self, rows: MergedRows, cache: KVCache) -> tuple[Float[Array, "B V"], KVCache | None]:
+    def prefill(self, rows: MergedRows, cache: KVCache) -> tuple[Float[Array, "B V"], KVCache]:
         """Reads the prompts into the cache; logits of the token that follows each."""
         hidden, filled = self.llm(rows.embeds, _positions(rows.valid), rows.valid, cache)
+        assert filled is not None  # a cache went in
         last = jnp.maximum(rows.valid.sum(-1) - 1, 0)
         return self.llm.logits(jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]), filled
 
-    def decode_step(self, ids: Int[Array, "B"], cache: KVCache) -> tuple[Float[Array, "B V"], KVCache | None]:
+    def decode_step(self, ids: Int[Array, "B"], cache: KVCache) -> tuple[Float[Array, "B V"], KVCache]:
         """One more token per row, at the position after the row's last real token."""
         position = cache.valid.sum(-1)[:, None]
         x = self.llm.embed(ids[:, None], self.dtype)
         hidden, filled = self.llm(x, position, jnp.ones((ids.shape[0], 1), bool), cache)
+        assert filled is not None  # a cache went in
         return self.llm.logits(hidden[:, 0]), filled
 
     def everything(self, pixels, batch: RowBatch, selection: Selection) -> ModelOutput:
