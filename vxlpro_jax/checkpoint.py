@@ -49,10 +49,12 @@ def stored_params(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
         )
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            tree = checkpointer.metadata((folder / PARAMS_FOLDER).absolute()).item_metadata.tree
+            metadata = checkpointer.metadata((folder / PARAMS_FOLDER).absolute()).item_metadata
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder / PARAMS_FOLDER}: damaged metadata ({error}).") from error
-    leaves = flatten_dict(tree, sep="/")
+    if metadata is None:  # what Orbax answers where files are missing or cut; it logs which
+        raise CheckpointError(f"{folder / PARAMS_FOLDER}: damaged metadata, or files are missing.")
+    leaves = flatten_dict(metadata.tree, sep="/")
     return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
 
 
