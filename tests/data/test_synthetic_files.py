@@ -43,3 +43,11 @@ def test_bad_sizes_and_rates_are_named(tmp_path):
         write_video(video, tmp_path / "a.mp4", (33, 32))
     with pytest.raises(ValueError, match="fps=0.*positive"):
         write_video(video, tmp_path / "a.mp4", fps=0)
+
+
+def test_a_seed_means_the_same_file_each_time(tmp_path):
+    """x264 with several threads writes something else on each run."""
+    video = sample_video(2, 0)
+    for name in ("a", "b", "c"):
+        write_video(video, tmp_path / f"{name}.mp4")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
