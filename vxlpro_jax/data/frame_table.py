@@ -56,6 +56,12 @@ class FrameTable:
         """The first frame a decoder started at this group's key packet shows rightly (leading pictures excluded)."""
         return 0 if gop == 0 else int(np.searchsorted(self.pts, self.key_pts[gop]))
 
+    @property
+    def has_open_groups(self) -> bool:
+        """True if pictures that come after a key frame in the file lean on frames before it."""
+        by_decoding = np.searchsorted(self.key_positions, self.positions, side="right") - 1
+        return bool(np.any((by_decoding > self.gop_of) & (self.positions >= 0)))
+
     def gop_at(self, position: int) -> int:
         """The group whose packets surround this position."""
         return max(0, int(np.searchsorted(self.key_positions, position, side="right")) - 1)

@@ -97,6 +97,9 @@ class PyavReader:
             self._start_of[gop] = start
         finally:
             careful.close()
+        bad_from = min(
+            [bad_from, *(self._first_leaning_on(self._table.positions[index], members) for index in missing)]
+        )
         self._lost.update(index for index in members if index not in shown or index >= bad_from)
         self._examined.add(gop)
 
@@ -114,10 +117,14 @@ class PyavReader:
                     if frame.is_corrupt:
                         bad.append(int(self._table.positions[last]))
             for position in bad:
-                leaning = [index for index in members if self._table.positions[index] >= position]
-                if leaning and self._is_of(position, members):
-                    bad_from = min([bad_from, *leaning, max(last + 1, members.start)])
+                if self._is_of(position, members):
+                    leaning = self._first_leaning_on(position, members)
+                    bad_from = min(bad_from, leaning, max(last + 1, members.start))
         return shown, bad_from
+
+    def _first_leaning_on(self, position: int, members: range) -> int:
+        """The first of the group's frames that is decoded from this packet or after it."""
+        return min((index for index in members if self._table.positions[index] >= position), default=members.stop)
 
     def _is_of(self, position: int, members: range) -> bool:
         """True if the packet at this position belongs to the group, hidden packets included."""
@@ -162,6 +169,7 @@ class _DecodingRun:
         self.first_index = 0  # frames before this one come out damaged, if at all: the run began after what they need
         self.next_index = 0  # frames before this one have passed by
         self._num_shown = 0
+        self._expected = 0
         self.is_ended = True
         self._is_fresh = True  # neither a frame nor a complaint since the start
         self.began_amid = False  # True: the "key" frame begun at leans on frames before it
@@ -195,7 +203,7 @@ class _DecodingRun:
         else:
             self.position = int(self._table.key_positions[landed]) - 1
             self.first_index = self._table.first_frame_from(landed)
-        self.next_index = self.first_index
+        self.next_index = self._expected = self.first_index
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
         """The file, opened if it isn't."""
@@ -269,6 +277,9 @@ class _DecodingRun:
         if self._is_fresh and self.first_index > 0:
             self.began_amid = index > self.first_index or frame.pict_type in (PictureType.P, PictureType.B)
         self._is_fresh = False
+        if index > self._expected:  # frames were left out without a word
+            self.suspects.update(self._table.gop_of[self._expected : index + 1].tolist())
+        self._expected = index + 1
         if frame.is_corrupt:
             self.suspects.add(int(self._table.gop_of[index]))
         if index >= self.next_index:
