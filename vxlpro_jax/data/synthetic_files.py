@@ -53,8 +53,8 @@ def encode_frames(container, frames: Iterator[np.ndarray], size: tuple[int, int]
     stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
     stream.height, stream.width = size
     stream.pix_fmt = "yuv420p"
-    # One thread: what x264 writes depends on their number, and a seed should mean the same file everywhere.
-    stream.options = {"crf": str(crf), "preset": "veryfast", "x264-params": "threads=1"}
+    # Otherwise x264 writes something else on each run and machine; a seed should mean the same file everywhere.
+    stream.options = {"crf": str(crf), "preset": "veryfast", "x264-params": "threads=1:cpu-independent=1"}
     for pixels in frames:
         container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
     container.mux(stream.encode())
