@@ -1,0 +1,183 @@
+"""Measure a model: `python -m launch.evaluate --config=configs/tiny/eval.py` runs a benchmark's variants against bars.
+
+More: [--config.KEY=VALUE] [--only=NAME,NAME] [--workdir=DIR] [--json=FILE]. DIR gets the predictions of each variant
+(NAME.jsonl), summary.json and results.md; a killed run goes on when started again. Exit code: 0, 1 when a bar is
+missed, 2 for bad arguments.
+
+Source: ours.
+"""
+
+import difflib
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+import vxlpro_jax
+from vxlpro_jax.config import build
+from vxlpro_jax.data.conversation import question_prompt
+from vxlpro_jax.eval.benchmark import Benchmark
+from vxlpro_jax.eval.harness import AskableModel, RunOptions, run_benchmark
+from vxlpro_jax.eval.result_table import Bars, judge, missed, to_markdown, to_summary
+from vxlpro_jax.eval.synthetic_world import SyntheticWorld, WorldVariant
+from vxlpro_jax.models.presets import config_to_dict
+from vxlpro_jax.types import VIDEO_MARK
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file of the benchmark")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (default: runs/eval/MODEL-seedN)")
+ONLY = flags.DEFINE_list("only", [], "names of the variants to run (default: all)")
+JSON = flags.DEFINE_string("json", None, "also write the summary to this file")
+
+# Name in a config: the class of a variant's settings, and how the variant is made from (name, seed, settings).
+BENCHMARKS: dict[str, tuple[type, Callable[[str, int, Any], Benchmark]]] = {
+    "synthetic_world": (WorldVariant, SyntheticWorld),
+}
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What configs/*/eval.py holds.
+
+    model: what vxlpro_jax.load takes, empty for the embedded one. seed: of what is generated. order: variants that are
+    run, one after the other. variants: each a block of `settings` (the benchmark's own) and `bars`.
+    """
+
+    benchmark: str
+    model: str
+    seed: int
+    order: tuple[str, ...]
+    run: RunOptions
+    variants: dict[str, ConfigDict]
+
+
+@dataclass(frozen=True)
+class VariantBlock:
+    settings: ConfigDict
+    bars: Bars
+
+
+def read_config(
+    config: ConfigDict, only: Sequence[str] = ()
+) -> tuple[EvaluateConfig, dict[str, tuple[Benchmark, Bars]]]:
+    """The run and its variants, `only` those named. Raises ValueError on anything unknown or missing, naming its
+    neighbour."""
+    settings = build(config, EvaluateConfig)
+    if settings.benchmark not in BENCHMARKS:
+        raise ValueError(f"config.benchmark={settings.benchmark!r}: one of {', '.join(BENCHMARKS)} is accepted.")
+    variant_class, make = BENCHMARKS[settings.benchmark]
+    names = tuple(only) or settings.order
+    for name in names:
+        if name not in settings.variants:
+            near = difflib.get_close_matches(name, settings.variants, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(settings.variants)}."
+            raise ValueError(f"{name!r} is no variant of this configuration: {hint}")
+    variants = {}
+    for name in names:
+        block = build(settings.variants[name], VariantBlock, f"config.variants.{name}")
+        where = f"config.variants.{name}.settings"
+        variants[name] = make(name, settings.seed, build(block.settings, variant_class, where)), block.bars
+    return settings, variants
+
+
+def evaluate(
+    variants: Mapping[str, tuple[Benchmark, Bars]],
+    model: AskableModel,
+    options: RunOptions,
+    workdir: Path,
+    model_knobs: Mapping[str, object],
+    show_prompt: Callable[[Any, str], str],
+) -> tuple[dict[str, Any], list[str]]:
+    """Run the variants; results are printed and written after each one. Returns the summary and what was missed, in
+    words."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    summaries, sections, misses = [], [], []
+    for name, (benchmark, bars) in variants.items():
+        start = time.perf_counter()
+        result = run_benchmark(benchmark, model, workdir, options, model_knobs, show_prompt)
+        seconds = time.perf_counter() - start
+        verdicts = judge(result, bars)
+        sections.append(to_markdown(result, verdicts) + f"\n{seconds:.0f} s.\n")
+        print(sections[-1], flush=True)
+        summaries.append({**to_summary(result, verdicts, bars), "seconds": seconds})
+        misses += [f"{name}: {verdict.metric} of {verdict.row}: {verdict.said}" for verdict in missed(verdicts, bars)]
+        summary = {"variants": summaries, "missed": misses}
+        write_whole(workdir / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
+        write_whole(workdir / "results.md", "\n".join(sections))
+    return summary, misses
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file beside and rename it, so that a reader never sees half of it."""
+    part = path.with_name(f".part-{path.name}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def describe_model(model: "vxlpro_jax.VideoXLPro", source: str) -> dict[str, object]:
+    """What identifies the model in a result: where it came from, and a fingerprint of all weights and switches."""
+    config = config_to_dict(model.config)
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=16)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
+    return {"model": source or "embedded", "fingerprint": digest.hexdigest(), "selector": config["selector"]}
+
+
+def prompt_text(model: "vxlpro_jax.VideoXLPro", index: "vxlpro_jax.VideoIndex", question: str) -> str:
+    """The prompt that `ask` reads, decoded from its ids; the video is written as its groups and their times."""
+    ids = [int(i) for i in question_prompt(question, model.tokenizer.encode).ids]
+    place = ids.index(VIDEO_MARK)
+    before, after = (
+        model.tokenizer.decode(part, skip_special_tokens=False) for part in (ids[:place], ids[place + 1 :])
+    )
+    times = [model.config.stamps.text.format(float(time)) for time in index.group_times_s]
+    shown = times if len(times) < 4 else [*times[:2], "...", times[-1]]
+    return f"{before}<{len(times)} groups: {' '.join(shown)}>{after}"
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        fail(f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
+    try:
+        config, variants = read_config(CONFIG.value, ONLY.value)
+        model = vxlpro_jax.load(config.model or None)
+        knobs = describe_model(model, config.model)
+        workdir = Path(WORKDIR.value or f"runs/eval/{str(knobs['fingerprint'])[:12]}-seed{config.seed}")
+        print(f"Results go to {workdir}", file=sys.stderr)
+        summary, misses = evaluate(
+            variants, model, config.run, workdir, knobs, lambda index, question: prompt_text(model, index, question)
+        )
+        if JSON.value:
+            write_whole(Path(JSON.value), json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    if misses:
+        print("\n".join(["Missed:", *misses]), file=sys.stderr)
+        sys.exit(1)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Flags as absl reads them; an unknown --config.KEY is an AttributeError there, that names the nearest key."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, OSError) as error:
+        fail(str(error))
+
+
+def fail(said: str) -> Any:
+    print(f"launch.evaluate: {said}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config"])
+    app.run(main, flags_parser=parse_flags)

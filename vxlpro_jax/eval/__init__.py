@@ -1,0 +1,1 @@
+"""Benchmarks: what is asked, what was answered, and how good that is."""
