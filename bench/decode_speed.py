@@ -1,0 +1,64 @@
+"""Frames per second of the two readers on one generated clip, run alternately in one process: their ratio.
+
+    python -m bench.decode_speed
+
+writes bench/results/decode_speed.json.
+"""
+
+import json
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from vxlpro_jax.data.frame_sampling import sample_fps
+from vxlpro_jax.data.synthetic import sample_video
+from vxlpro_jax.data.synthetic_files import write_video
+from vxlpro_jax.data.video_decode import open_video
+
+RESULTS = Path(__file__).parent / "results" / "decode_speed.json"
+ROUNDS = 5
+SECONDS, FPS, SIZE = 120, 25.0, (360, 640)  # of the clip
+CASES = {"every frame": FPS, "one frame a second": 1.0}
+
+
+def read_seconds(path: Path, decoder: str, fps: float) -> tuple[float, int]:
+    """Seconds to open the clip and read the frames that sampling at fps chooses, and how many there are."""
+    start_s = time.perf_counter()
+    num_frames = 0
+    with open_video(path, decoder=decoder) as video:
+        for chunk in video.read_chunks(sample_fps(video.times_s, fps).indices):
+            num_frames += len(chunk.frames)
+    return time.perf_counter() - start_s, num_frames
+
+
+def main() -> None:
+    """Measures both cases and writes the result."""
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Path(folder) / "clip.mp4"
+        write_video(sample_video(seed=0, index=0, length_s=SECONDS), clip, SIZE, FPS)
+        for case, fps in CASES.items():
+            seconds: dict[str, list[float]] = {"pyav": [], "decord": []}
+            for _ in range(ROUNDS):
+                for decoder, measured in seconds.items():
+                    took_s, num_frames = read_seconds(clip, decoder, fps)
+                    measured.append(took_s)
+            ratios = np.divide(seconds["pyav"], seconds["decord"])
+            rows[case] = {
+                "frames": num_frames,
+                "pyav_frames_per_s": num_frames / statistics.median(seconds["pyav"]),
+                "decord_frames_per_s": num_frames / statistics.median(seconds["decord"]),
+                "pyav_seconds_over_decord_seconds": {"median": float(np.median(ratios)), "rounds": ratios.tolist()},
+            }
+            print(case, rows[case])
+    machine = f"{platform.machine()}, Python {platform.python_version()}"
+    clip_text = f"H.264, {SECONDS} s of {SIZE[1]}x{SIZE[0]} at {FPS:g} frames/s"
+    RESULTS.write_text(json.dumps({"clip": clip_text, "machine": machine, "cases": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
