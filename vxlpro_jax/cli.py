@@ -25,6 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"vxlpro {arguments.command}: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        hint = "lower --frames-per-batch, --max-frames or --budget, or use --dtype bfloat16"
+        print(f"vxlpro {arguments.command}: out of memory; {hint}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return 130
 
@@ -108,7 +114,23 @@ def _encode(model: Any, path: str, arguments: argparse.Namespace) -> Any:
     return index
 
 
+def _refuse_before_loading(arguments: argparse.Namespace) -> None:
+    """What is wrong with a question is said before a model is loaded or a video encoded. Raises ValueError, OSError."""
+    from vxlpro_jax.infer.answer import check_request
+    from vxlpro_jax.infer.token_sampler import Sampling
+
+    for name in (*arguments.videos, *filter(None, [arguments.subtitles])):
+        if not Path(name).exists():
+            raise FileNotFoundError(f"{name}: no such file")
+    Sampling(arguments.temperature, arguments.top_p, arguments.top_k)
+    check_request(
+        *([arguments.question], len(arguments.videos), arguments.max_new_tokens, arguments.seed),
+        *(arguments.keep_rate, arguments.budget, arguments.subtitles),
+    )
+
+
 def _ask(arguments: argparse.Namespace) -> int:
+    _refuse_before_loading(arguments)
     model = _load(arguments)
     indexes = [_encode(model, path, arguments) for path in arguments.videos]
     streams = not arguments.json and sys.stdout.isatty()
@@ -129,15 +151,21 @@ def _ask(arguments: argparse.Namespace) -> int:
         print(json.dumps(_answer_record(arguments, indexes, answer)))
         return 0
     print("" if streams else answer.text)
-    spacing = ", ".join(f"{index.sampling.get('spacing_s', 0):.2f} s" for index in indexes)
-    print(f"(kept {answer.num_kept} of {answer.num_visual} visual tokens; frames every {spacing})", file=sys.stderr)
-    for number, spans in enumerate(answer.evidence_by_video):
-        for span in spans:
-            video = f"{arguments.videos[number]}: " if len(indexes) > 1 else ""
-            print(
-                f"  evidence: {video}{span.start_s:.1f} to {span.end_s:.1f} s (score {span.score:.2f})", file=sys.stderr
-            )
+    _print_grounds(arguments.videos, indexes, answer)
     return 0
+
+
+def _print_grounds(names: Sequence[str], indexes: Sequence[Any], answer: Any) -> None:
+    """How closely was looked and where, on stderr. A picture has neither frames nor times."""
+    print(f"(kept {answer.num_kept} of {answer.num_visual} visual tokens)", file=sys.stderr)
+    for name, index, spacing_s, spans in zip(names, indexes, answer.spacings_s, answer.evidence_by_video, strict=True):
+        if index.kind == "picture":
+            continue
+        video = f"{name}: " if len(indexes) > 1 else ""
+        print(f"  {video}{len(index.frame_indices)} frames, one every {spacing_s:.2f} s", file=sys.stderr)
+        for span in spans:
+            seconds = f"{span.start_s:.1f} to {span.end_s:.1f} s"
+            print(f"  {video}evidence: {seconds} (score {span.score:.2f})", file=sys.stderr)
 
 
 def _answer_record(arguments: argparse.Namespace, indexes: Sequence[Any], answer: Any) -> dict[str, Any]:
@@ -162,9 +190,15 @@ def _answer_record(arguments: argparse.Namespace, indexes: Sequence[Any], answer
 
 
 def _index(arguments: argparse.Namespace) -> int:
+    from vxlpro_jax.infer.video_index import is_index
+
     output = Path(arguments.output)
     if output.exists():
         raise FileExistsError(f"{output} exists: remove it or choose another name")
+    if not Path(arguments.video).exists():
+        raise FileNotFoundError(f"{arguments.video}: no such file")
+    if is_index(arguments.video):
+        raise ValueError(f"{arguments.video} is an index already: name the video")
     model = _load(arguments)
     index = _encode(model, arguments.video, arguments)
     index.save(output)

@@ -3,6 +3,7 @@
 Source: SPEC 9 and 12 (quirk 11: the prompt).
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.types import Selection
 from vxlpro_jax.vocabulary import TokenIds
 
+MAX_SEED = 2**32  # what every generator of random numbers here takes
 VideoSource = str | Path | Sequence[str | Path] | np.ndarray
 Videos = VideoIndex | str | Path | Sequence[VideoIndex | str | Path]
 
@@ -47,13 +49,15 @@ class Answer:
     """An answer with its grounds.
 
     evidence: the spans that the selector scored best, best first; evidence_by_video: the same, video by video.
-    num_tokens: rows that the LLM read; num_kept, num_visual: visual tokens kept, and how many there were. timings:
-    seconds of prefill and per generated token, of the whole batch that the answer came from.
+    spacings_s: seconds from one frame looked at to the next, of each video. num_tokens: rows that the LLM read;
+    num_kept, num_visual: visual tokens kept, and how many there were. timings: seconds of prefill and per generated
+    token, of the whole batch that the answer came from.
     """
 
     text: str
     evidence: list[Span]
     evidence_by_video: list[list[Span]]
+    spacings_s: list[float]
     num_tokens: int
     num_kept: int
     num_visual: int
@@ -105,6 +109,9 @@ class VideoXLPro:
         on_damage: "skip" leaves out frames that cannot be decoded and lists them in the index. Raises VideoError for
         what cannot be read.
         """
+        for name, value in (("fps", fps), ("max_frames", max_frames), ("frames_per_batch", frames_per_batch)):
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value}: a finite number above 0 is accepted")
         if isinstance(source, str | Path) and is_picture(Path(source)):
             with open_video(source) as picture:
                 return index_picture(
@@ -143,14 +150,16 @@ class VideoXLPro:
         videos: an index or a path, or a list of them for one prompt with several videos. keep_rate: keep this share of
         each video's tokens by the released rule. budget: keep at most so many rows of video, stamps counted; neither:
         everything while it fits the model's context. subtitles: an .srt file of the (single) video. on_text: called
-        with (question number, new text) while generating. Raises ValueError for an index of another encoder, an empty
-        question, or a prompt that cannot fit.
+        with (question number, new text) while generating; the pieces add up to the text. Raises ValueError for an
+        index of another encoder, an empty question, or a prompt that cannot fit.
         """
         questions = [question] if isinstance(question, str) else list(question)
         if not questions:
             return []
+        listed = [videos] if isinstance(videos, VideoIndex | str | Path) else list(videos)
         sampler = Sampling(temperature, top_p, top_k)
-        request = self._request(self._indexes(videos), questions, max_new_tokens, keep_rate, budget, subtitles)
+        check_request(questions, len(listed), max_new_tokens, seed, keep_rate, budget, subtitles)
+        request = self._request(self._indexes(listed), questions, max_new_tokens, keep_rate, budget, subtitles)
         start = time.perf_counter()
         cache_len = bucket(request.length + max_new_tokens, 128)
         parts = (request.visual, request.batch, request.selection)
@@ -164,6 +173,7 @@ class VideoXLPro:
             Answer(
                 text=text,
                 **_evidence(request.indexes, scores[row]),
+                spacings_s=[index.sampling["spacing_s"] for index in request.indexes],
                 num_tokens=int(num_rows[row]),
                 num_kept=int(num_kept[row]),
                 num_visual=sum(sizes),
@@ -173,18 +183,21 @@ class VideoXLPro:
         ]
         return answers[0] if isinstance(question, str) else answers
 
-    def _indexes(self, videos: Videos) -> list[VideoIndex]:
-        listed = [videos] if isinstance(videos, VideoIndex | str | Path) else list(videos)
-        if not listed:
-            raise ValueError("no video given: an index, a path, or a list of them is accepted")
+    def _indexes(self, videos: Sequence[VideoIndex | str | Path]) -> list[VideoIndex]:
+        token_shape = (self.config.tokens_per_group, self.config.projector.dim)
         found = []
-        for video in listed:
+        for video in videos:
             if not isinstance(video, VideoIndex):
                 video = VideoIndex.load(video) if is_index(video) else self.index(video)
             if video.fingerprint != self.fingerprint:
                 raise ValueError(
                     f"the index of {video.source.get('path')} was made by another encoder ({video.fingerprint[:8]}; "
-                    f"this model has {self.fingerprint[:8]}): index the video again with this model"
+                    f"this model has {self.fingerprint[:8]}): index the video again with this model, in this dtype"
+                )
+            if video.tokens.shape[1:] != token_shape:
+                raise ValueError(
+                    f"the index of {video.source.get('path')} holds tokens {list(video.tokens.shape)}, this model "
+                    f"makes {[len(video.tokens), *token_shape]}: the index is damaged; index the video again"
                 )
             found.append(video)
         return found
@@ -192,8 +205,6 @@ class VideoXLPro:
     def _request(self, indexes, questions, max_new_tokens, keep_rate, budget, subtitles) -> _Request:
         context = ""
         if subtitles is not None:
-            if len(indexes) > 1:
-                raise ValueError(f"subtitles of one video are accepted, {len(indexes)} videos were given")
             context = read_subtitles(subtitles, indexes[0].frame_times_s)
         encode = self.tokenizer.encode
         prompts = [question_prompt(text, encode, len(indexes), context) for text in questions]
@@ -232,7 +243,13 @@ class VideoXLPro:
         longest = room
         if keep_rate is not None:
             how = "keep_rate"
-            counts = [num_kept_by_rate(size, keep_rate, self.config.selector.keep_multiple) for size in sizes]
+            multiple = self.config.selector.keep_multiple
+            counts = [num_kept_by_rate(size, keep_rate, multiple) for size in sizes]
+            if 0 in counts:
+                raise ValueError(
+                    f"keep_rate={keep_rate} keeps none of {sizes[counts.index(0)]} tokens, as counts are rounded down "
+                    f"to a multiple of {multiple}: raise keep_rate, or give a budget instead"
+                )
             longest = int(text_len.max()) + sum(counts) + sum(len(ids) for video in stamps for ids in video)
             if longest > room:
                 raise ValueError(
@@ -250,22 +267,55 @@ class VideoXLPro:
         self, model, prefilled: Prefilled, max_new_tokens: int, sampler: Sampling, seed: int, on_text
     ) -> tuple[list[str], dict[str, float]]:
         start = time.perf_counter()
-        size = prefilled.logits.shape[0]
-        tokens: list[list[int]] = [[] for _ in range(size)]
-        shown = [""] * size
+        tokens: list[list[int]] = [[] for _ in range(prefilled.logits.shape[0])]
+        shown = [""] * len(tokens)
+
+        def show(row: int, text: str) -> None:
+            if on_text and len(text) > len(shown[row]):
+                on_text(row, text[len(shown[row]) :])
+                shown[row] = text
+
         steps = 0
         for ids in decode(model, self.params, prefilled, max_new_tokens, self.token_ids, sampler, seed):
             steps += 1
-            for row in np.flatnonzero(ids >= 0):
+            for row in np.flatnonzero(ids >= 0).tolist():
                 tokens[row].append(int(ids[row]))
                 if on_text:
-                    text = self.tokenizer.decode(tokens[row])
-                    if not text.endswith("\ufffd"):  # else in the middle of a character
-                        on_text(int(row), text[len(shown[row]) :])
-                        shown[row] = text
+                    # A character cut in the middle, and space that may yet turn out to be at the end, wait.
+                    show(row, self.tokenizer.decode(tokens[row]).rstrip("\ufffd").strip())
+        texts = [self.tokenizer.decode(ids).strip() for ids in tokens]
+        for row, text in enumerate(texts):
+            show(row, text)
         seconds = time.perf_counter() - start
-        timings = {"decode_s": seconds, "num_steps": float(steps), "per_token_s": seconds / max(1, steps)}
-        return [self.tokenizer.decode(row).strip() for row in tokens], timings
+        return texts, {"decode_s": seconds, "num_steps": float(steps), "per_token_s": seconds / max(1, steps)}
+
+
+def check_request(
+    questions: Sequence[str],
+    num_videos: int,
+    max_new_tokens: int,
+    seed: int,
+    keep_rate: float | None,
+    budget: int | None,
+    subtitles: str | Path | None,
+) -> None:
+    """Refuses what can be refused before anything is encoded. Raises ValueError."""
+    if not all(text.strip() for text in questions):
+        raise ValueError("the question is empty: ask something, for example 'What happens in this video?'")
+    if num_videos == 0:
+        raise ValueError("no video given: an index, a path, or a list of them is accepted")
+    if subtitles is not None and num_videos > 1:
+        raise ValueError(f"subtitles of one video are accepted, {num_videos} videos were given")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: 1 or more is accepted")
+    if not 0 <= seed < MAX_SEED:
+        raise ValueError(f"seed={seed}: a whole number from 0 to {MAX_SEED - 1} is accepted")
+    if keep_rate is not None and budget is not None:
+        raise ValueError(f"keep_rate={keep_rate} and budget={budget}: one of the two is accepted")
+    if keep_rate is not None and not 0 < keep_rate <= 1:
+        raise ValueError(f"keep_rate={keep_rate}: a share above 0, at most 1, is accepted")
+    if budget is not None and budget < 1:
+        raise ValueError(f"budget={budget}: 1 or more rows of video are accepted")
 
 
 def _evidence(indexes: Sequence[VideoIndex], scores: np.ndarray) -> dict[str, Any]:

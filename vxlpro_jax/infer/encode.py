@@ -5,8 +5,9 @@ Source: SPEC 2 to 8. Frames travel in batches of a few fixed sizes; device memor
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -25,23 +26,25 @@ Progress = Callable[[int, int], None]
 """Called with (frames done, frames in all)."""
 
 ENCODER_PARTS = ("vision_tower", "dts", "projector")
+PREPROCESSING = "stretched, bicubic with antialiasing, -1 to 1"  # data/image_transforms.py; part of the fingerprint
+RELEASED_MAX_FRAMES = 128  # SPEC 12, quirk 9
 
 
 class SampledFrames(NamedTuple):
-    """A stretch of chosen frames on the way to the encoder. frames uint8 [n, H, W, 3]; positions: places among the
-    chosen frames; lost: indices of frames that cannot be decoded; decode_s: seconds that reading took."""
+    """A stretch of chosen frames on the way to the encoder. pixels float32 [n, S, S, 3]; positions: places among the
+    chosen frames; lost: indices of frames that cannot be decoded; read_s: seconds that reading took."""
 
     pixels: np.ndarray
     positions: np.ndarray
     lost: tuple[int, ...]
-    decode_s: float
+    read_s: float
 
 
 def encoder_fingerprint(config: VideoXLProConfig, params: Any) -> str:
     """Identifies tower, DTS, projector, their switches and preprocessing: what an index depends on. Not the LLM."""
     digest = hashlib.blake2b(digest_size=16)
     switches = {part: value for part, value in config_to_dict(config).items() if part in ("vision", "dts", "projector")}
-    digest.update(repr(sorted(switches.items())).encode())
+    digest.update(f"{PREPROCESSING} {sorted(switches.items())}".encode())
     leaves = jax.tree_util.tree_leaves_with_path({part: params[part] for part in ENCODER_PARTS})
     for path, leaf in leaves:
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
@@ -51,10 +54,11 @@ def encoder_fingerprint(config: VideoXLProConfig, params: Any) -> str:
 
 def choose_frames(video: Video, rule: Literal["fps", "released"], fps: float, max_frames: int | None) -> FrameChoice:
     """Which frames are looked at. "fps": real frames nearest to a grid of 1 / fps, at most max_frames. "released":
-    exactly max_frames (128 unless given) by truncated linspace, times from index / fps (SPEC 13)."""
+    exactly max_frames (RELEASED_MAX_FRAMES unless given) by truncated linspace, times from index / fps (SPEC 13)."""
     if rule == "released":
         nominal_fps = video.num_frames / video.duration_s if video.duration_s > 0 else 1.0
-        return sample_released_inference(video.num_frames, nominal_fps, max_frames or 128)
+        count = RELEASED_MAX_FRAMES if max_frames is None else max_frames
+        return sample_released_inference(video.num_frames, nominal_fps, count)
     if rule != "fps":
         raise ValueError(f"sampling {rule!r}: 'fps' or 'released' is accepted")
     return sample_fps(video.times_s, fps, max_frames, video.duration_s)
@@ -80,37 +84,41 @@ def index_video(
     """
     config = model.config
     size = config.dts.frames_per_group
-    slots = expand_short_group(len(choice), size, config.short_group, rng=np.random.default_rng(seed))
-    chunks = _read(video, choice.indices[slots], config.vision.image_size, frames_per_batch, on_damage)
+    slots = np.arange(len(choice))  # "pad_last": the encoder fills the last group
+    if config.short_group == "released":
+        slots = expand_short_group(len(choice), size, config.short_group, rng=np.random.default_rng(seed))
     groups = _GroupEncoder(model, params, frames_per_batch)
     positions: list[np.ndarray] = []
     lost: list[int] = []
-    decode_s = 0.0
-    for chunk in _ahead(chunks):
-        positions.append(chunk.positions)
-        lost += chunk.lost
-        decode_s += chunk.decode_s
-        groups.add(chunk.pixels)
-        if progress:
-            progress(sum(map(len, positions)), len(slots))
-    used = slots[np.concatenate(positions)] if positions else slots[:0]
+    read_s = 0.0
+    # closing: the reading thread has ended, whatever happens here, before the caller closes the video.
+    with closing(_ahead(_read(video, choice.indices[slots], config.vision.image_size, on_damage))) as chunks:
+        for chunk in chunks:
+            positions.append(chunk.positions)
+            lost += chunk.lost
+            read_s += chunk.read_s
+            groups.add(chunk.pixels)
+            if progress:
+                progress(sum(map(len, positions)), len(slots))
+    used = slots[np.concatenate(positions)]
     if not len(used):
         raise VideoError(video.path, "none of the chosen frames can be decoded", lost)
     tokens = groups.finish()
     spared = config.short_group == "released" and not lost  # stamps of the list before doubling (quirk 9)
     times = choice.times_s[::size] if spared else choice.times_s[used][::size]
+    last_end_s = min(choice.times_s[used[-1]] + choice.spacing_s, choice.duration_s)
     return VideoIndex(
         tokens=tokens,
         group_times_s=np.asarray(times, np.float64),
         frame_times_s=choice.times_s[used],
         frame_indices=choice.indices[used],
-        end_s=float(max(choice.times_s[used[-1]] + choice.spacing_s, times[-1])),
+        end_s=float(max(last_end_s, times[-1])),
         kind="video",
         fingerprint=fingerprint,
         sampling=sampling | {"spacing_s": choice.spacing_s},
         source=source,
         lost=tuple(sorted(set(lost))),
-        timings={"read_s": decode_s, "encode_s": groups.seconds},
+        timings={"read_s": read_s, "encode_s": groups.seconds},
     )
 
 
@@ -137,7 +145,7 @@ def index_picture(
         end_s=0.0,
         kind="picture",
         fingerprint=fingerprint,
-        sampling={"rule": "picture", "views": config.picture_views},
+        sampling={"rule": "picture", "views": config.picture_views, "spacing_s": 0.0},
         source=source,
         timings={"read_s": 0.0, "encode_s": groups.seconds},
     )
@@ -179,20 +187,17 @@ class _GroupEncoder:
 
 
 def _read(
-    video: Video,
-    indices: Sequence[int] | np.ndarray,
-    image_size: int,
-    chunk_len: int,
-    on_damage: Literal["raise", "skip"],
+    video: Video, indices: np.ndarray, image_size: int, on_damage: Literal["raise", "skip"]
 ) -> Iterator[SampledFrames]:
+    """The frames in stretches of bounded bytes, whatever their size (see Video.read_chunks)."""
     start = time.perf_counter()
-    for chunk in video.read_chunks(indices, chunk_len, on_damage):
+    for chunk in video.read_chunks(indices, on_damage=on_damage):
         pixels = preprocess(chunk.frames, image_size)
         yield SampledFrames(pixels, chunk.positions, chunk.lost, time.perf_counter() - start)
         start = time.perf_counter()
 
 
-def _ahead(items: Iterator[SampledFrames]) -> Iterator[SampledFrames]:
+def _ahead(items: Iterator[SampledFrames]) -> Generator[SampledFrames]:
     """The same items, the next one being made in a thread while the last is used."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, None)

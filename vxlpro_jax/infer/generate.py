@@ -59,13 +59,15 @@ def prefill(
     return model.apply({"params": params}, method=forward)
 
 
-@partial(jax.jit, static_argnames=("model", "sampling"), donate_argnames=("cache",))
-def _decode(model, params, logits, cache, key, step, sampling):
-    """Chooses a token and reads it: (tokens, whether all logits were finite, next logits, cache)."""
-    ids = next_token(logits, jax.random.fold_in(key, step), sampling)
-    healthy = jnp.isfinite(logits).all()
-    logits, cache = model.apply({"params": params}, ids, cache, method=VideoXLProModel.decode_step)
-    return ids, healthy, logits, cache
+@partial(jax.jit, static_argnames=("sampling",))
+def _choose(logits, key, step, sampling):
+    """The next tokens, and whether all logits were finite."""
+    return next_token(logits, jax.random.fold_in(key, step), sampling), jnp.isfinite(logits).all()
+
+
+@partial(jax.jit, static_argnames=("model",), donate_argnames=("cache",))
+def _read(model, params, ids, cache):
+    return model.apply({"params": params}, ids, cache, method=VideoXLProModel.decode_step)
 
 
 def decode(
@@ -85,7 +87,7 @@ def decode(
     key = jax.random.key(seed)
     ended = np.zeros(logits.shape[0], bool)
     for step in range(max_new_tokens):
-        ids, healthy, logits, cache = _decode(model, params, logits, cache, key, step, sampling)
+        ids, healthy = _choose(logits, key, step, sampling)
         if not healthy:
             raise FloatingPointError(
                 f"the model's logits are not finite at step {step} ({jnp.dtype(model.dtype).name}): damaged weights, "
@@ -96,3 +98,5 @@ def decode(
         if ended.all():
             return
         yield np.where(ended, -1, chosen)
+        if step + 1 < max_new_tokens:
+            logits, cache = _read(model, params, ids, cache)

@@ -5,6 +5,7 @@ Source: ours. On disk an index is a directory: header.json and safetensors segme
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,17 +20,17 @@ FORMAT = "vxlpro_jax.video_index"
 VERSION = 1
 GROUPS_PER_SEGMENT = 1024
 HEADER = "header.json"
-_HEADER_KEYS = {
-    "format",
-    "version",
-    "state",
-    "fingerprint",
-    "kind",
-    "source",
-    "sampling",
-    "end_s",
-    "num_groups",
-    "segments",
+_HEADER_TYPES: dict[str, type | tuple[type, ...]] = {
+    "format": str,
+    "version": int,
+    "state": str,
+    "fingerprint": str,
+    "kind": str,
+    "source": dict,
+    "sampling": dict,
+    "end_s": (int, float),
+    "num_groups": int,
+    "segments": list,
 }
 
 
@@ -57,13 +58,23 @@ class VideoIndex:
     timings: Mapping[str, float] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the directory `path`. Raises FileExistsError when it exists."""
+        """Writes the directory `path`, whole or not at all. Raises FileExistsError when it exists, OSError when it
+        cannot be written."""
         target = Path(path)
-        if target.exists():
-            raise FileExistsError(f"{target} exists: remove it or choose another name")
-        partial = target.with_name(f"{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        _refuse_existing(target)
+        partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+        try:
+            partial.mkdir(parents=True)
+            self._write(partial)
+            _refuse_existing(target)
+            partial.rename(target)
+        except SafetensorError as error:
+            raise OSError(f"{target} cannot be written ({error})") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return target
+
+    def _write(self, folder: Path) -> None:
         starts = range(0, len(self.tokens), GROUPS_PER_SEGMENT)
         header: dict[str, Any] = {
             "format": FORMAT,
@@ -77,12 +88,10 @@ class VideoIndex:
             "num_groups": len(self.tokens),
             "segments": [f"segment-{number:05d}.safetensors" for number in range(len(starts))],
         }
-        _write_json(partial / HEADER, header)
+        _write_json(folder / HEADER, header)
         for name, start in zip(header["segments"], starts, strict=True):
-            save_file(self._segment(start), partial / name)
-        _write_json(partial / HEADER, header | {"state": "complete"})
-        partial.rename(target)
-        return target
+            save_file(self._segment(start), folder / name)
+        _write_json(folder / HEADER, header | {"state": "complete"})
 
     def _segment(self, start: int) -> dict[str, np.ndarray]:
         groups = slice(start, start + GROUPS_PER_SEGMENT)
@@ -108,9 +117,10 @@ class VideoIndex:
             frame_times, frame_indices, lost = (first[name] for name in ("frame_times_s", "frame_indices", "lost"))
         except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
             raise ValueError(f"{folder}: the index is damaged ({error}); index the video again") from error
-        if len(tokens) != header["num_groups"] or len(times) != len(tokens):
+        if tokens.ndim != 3 or times.ndim != 1 or not len(tokens) == len(times) == header["num_groups"]:
             raise ValueError(
-                f"{folder}: {len(tokens)} groups found, the header says {header['num_groups']}: index again"
+                f"{folder}: tokens {list(tokens.shape)} and {times.size} times found, the header says "
+                f"{header['num_groups']} groups: the index is damaged; index the video again"
             )
         return cls(
             tokens=tokens,
@@ -143,8 +153,13 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     temporary.replace(path)
 
 
-def _inside(folder: Path, name: str) -> Path:
-    if Path(name).name != name:
+def _refuse_existing(target: Path) -> None:
+    if os.path.lexists(target):
+        raise FileExistsError(f"{target} exists: remove it or choose another name")
+
+
+def _inside(folder: Path, name: Any) -> Path:
+    if not isinstance(name, str) or not name or Path(name).name != name:
         raise ValueError(f"segment {name!r} is not a file name")
     return folder / name
 
@@ -156,8 +171,11 @@ def _read_header(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} is no video index ({error}): make one with `vxlpro index VIDEO -o {folder}`"
         ) from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT or not _HEADER_KEYS <= header.keys():
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{folder / HEADER} is not the header of a video index")
+    wrong = [key for key, kind in _HEADER_TYPES.items() if not isinstance(header.get(key), kind)]
+    if wrong:
+        raise ValueError(f"{folder / HEADER}: keys {wrong} are missing or of a wrong kind: index the video again")
     if header["version"] != VERSION:
         raise ValueError(f"{folder} has index version {header['version']}, this program reads {VERSION}: index again")
     if header["state"] != "complete":
