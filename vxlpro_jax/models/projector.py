@@ -29,8 +29,8 @@ class Projector(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... D"]:
-        hidden = gelu_erf(Linear(self.config.dim, (axes.VISION, axes.EMBED), name="fc1")(x))
-        return Linear(self.config.dim, (axes.EMBED, None), name="fc2")(hidden)
+        hidden = gelu_erf(Linear(self.config.dim, (axes.VISION, axes.MLP), name="fc1")(x))
+        return Linear(self.config.dim, (axes.MLP, axes.EMBED), name="fc2")(hidden)
 
 
 def pool_grid(grid: Float[Array, "G h w D"], config: ProjectorConfig) -> Float[Array, "G P D"]:
