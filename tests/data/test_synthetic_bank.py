@@ -44,6 +44,16 @@ def test_labels_say_what_is_shown(bank):
     assert (share[cards][~bank.shown[cards]] < 0.01).mean() > 0.97
 
 
+def test_column_and_row_say_where_the_card_is(bank):
+    cards = np.isin(bank.kind, [1, 2, 4])
+    assert ((bank.column >= 0) == bank.shown).all() and ((bank.row >= 0) == bank.shown).all()
+    far = []
+    for group, frame in zip(*np.nonzero(bank.shown & cards[:, None]), strict=True):
+        rows, columns = np.nonzero(bank.frames[group, frame].min(-1) > 225)
+        far.append([columns.mean() / 7 - bank.column[group, frame], rows.mean() / 7 - bank.row[group, frame]])
+    assert (np.abs(np.array(far) - 0.5) < 0.8).mean() > 0.97
+
+
 def test_the_colour_label_is_the_colour_in_the_picture(bank):
     squares = [i for i in range(len(bank)) if KINDS[bank.kind[i]] == "shape_card" and bank.glyph[i] in (0, 1)]
     assert squares

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.complete_bank import complete_bank
 from vxlpro_jax.data.synthetic import DIRECTIONS
 from vxlpro_jax.data.synthetic_bank import COLOUR_NAMES, GLYPHS, KINDS, GroupBank
 from vxlpro_jax.data.synthetic_questions import QUESTION_KINDS
@@ -11,21 +12,7 @@ from vxlpro_jax.data.synthetic_rows import BankIndex, compose_row
 
 @pytest.fixture(scope="module")
 def bank():
-    """Labels without pixels: every look in every window of frames, and empty groups."""
-    rng = np.random.default_rng(0)
-    lines = []
-    for kind, glyphs in (("shape_card", range(6)), ("digit_card", range(6, 16)), ("mover", range(6))):
-        for glyph in glyphs:
-            for colour in range(8):
-                for direction in range(4) if kind == "mover" else [-1]:
-                    for first in range(4):
-                        for last in range(first, 4):
-                            shown = [first <= t <= last for t in range(4)]
-                            lines.append((KINDS.index(kind), glyph, colour, direction, shown))
-    lines += [(KINDS.index("blank_card"), -1, -1, -1, [True] * 4)] * 5 + [(0, -1, -1, -1, [False] * 4)] * 200
-    lines = [lines[i] for i in rng.permutation(len(lines))]
-    kind, glyph, colour, direction, shown = (np.array(column) for column in zip(*lines, strict=True))
-    return GroupBank(np.zeros((len(lines), 4, 1, 1, 3), np.uint8), kind, glyph, colour, direction, shown)
+    return complete_bank()
 
 
 @pytest.mark.parametrize("num_groups", [1, 2, 4, 16, 64])
@@ -75,7 +62,10 @@ def test_an_event_over_several_groups_keeps_its_look_and_its_frames_meet(bank):
 
 def test_a_bank_without_the_look_is_named():
     empty = GroupBank(
-        np.zeros((2, 4, 1, 1, 3), np.uint8), *(np.array([0, 0]) for _ in range(4)), np.zeros((2, 4), bool)
+        np.zeros((2, 4, 1, 1, 3), np.uint8),
+        *(np.array([0, 0]) for _ in range(4)),
+        np.zeros((2, 4), bool),
+        *(np.full((2, 4), -1),) * 2,
     )
     with pytest.raises(ValueError, match="the bank has no group with .* too small"):
         compose_row(np.random.default_rng(0), BankIndex(empty), 4)

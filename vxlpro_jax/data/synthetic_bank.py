@@ -19,13 +19,13 @@ from PIL import Image
 
 from vxlpro_jax.data.synthetic import COLOURS, DIGITS, DIRECTIONS, SHAPES, EventKind, draw_event, draw_scene
 from vxlpro_jax.data.synthetic_files import encode_frames
-from vxlpro_jax.data.synthetic_render import paint_event, render, to_pixels
+from vxlpro_jax.data.synthetic_render import mover_place, paint_event, render, to_pixels
 
 KINDS: tuple[EventKind | Literal["none"], ...] = ("none", "shape_card", "digit_card", "mover", "blank_card")
 KIND_SHARES = (0.14, 0.26, 0.32, 0.25, 0.03)
 GLYPHS = (*SHAPES, *DIGITS)
 COLOUR_NAMES = tuple(COLOURS)
-GROUPS_PER_VIDEO = 16
+GROUPS_PER_VIDEO, QUARTERS = 16, 4
 # (height, width) of the encoded file: mostly the world's default, some others, and wide ones that the resize squashes.
 SIZES = ((112, 112), (56, 56), (84, 84), (168, 168), (72, 128), (96, 128), (108, 192))
 SIZE_SHARES = (0.45, 0.08, 0.12, 0.05, 0.15, 0.08, 0.07)
@@ -35,8 +35,9 @@ SIZE_SHARES = (0.45, 0.08, 0.12, 0.05, 0.15, 0.08, 0.07)
 class GroupBank:
     """G groups of frames and what they show.
 
-    frames uint8 [G, 4, S, S, 3]; kind, glyph, colour, direction int8 [G]: indices into KINDS, GLYPHS, COLOUR_NAMES
-    and DIRECTIONS, -1 where there is none; shown bool [G, 4]: the frames in which the event is visible.
+    frames uint8 [G, 4, S, S, 3]; kind, glyph, colour, direction int8 [G]: indices into KINDS, GLYPHS, COLOUR_NAMES and
+    DIRECTIONS, -1 where there is none; shown bool [G, 4]: the frames in which the event is visible; column, row int8
+    [G, 4]: in which quarter of the width and of the height its middle lies, frame by frame, -1 where nothing is shown.
     """
 
     frames: np.ndarray
@@ -45,6 +46,8 @@ class GroupBank:
     colour: np.ndarray
     direction: np.ndarray
     shown: np.ndarray
+    column: np.ndarray
+    row: np.ndarray
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -73,10 +76,11 @@ def bank_video(seed: int, index: int, image_size: int, frames_per_group: int) ->
     size = SIZES[rng.choice(len(SIZES), p=SIZE_SHARES)]
     times_s = np.arange(GROUPS_PER_VIDEO * frames_per_group, dtype=np.float64) + rng.integers(0, 1000)
     frames = render((draw_scene(rng),), (), times_s, size).astype(np.float32)
-    labels: dict[str, list] = {"kind": [], "glyph": [], "colour": [], "direction": [], "shown": []}
+    labels: dict[str, list] = {name: [] for name in GroupBank.__dataclass_fields__ if name != "frames"}
     for group in range(GROUPS_PER_VIDEO):
+        kind = int(rng.choice(len(KINDS), p=KIND_SHARES))
         part = slice(group * frames_per_group, (group + 1) * frames_per_group)
-        for name, value in _paint_group(rng, frames[part], times_s[part]).items():
+        for name, value in _paint_group(rng, frames[part], times_s[part], kind).items():
             labels[name].append(value)
     decoded = through_codec(to_pixels(frames), crf=int(rng.integers(18, 31)))
     small = np.stack([_resize(frame, image_size) for frame in decoded])
@@ -84,10 +88,10 @@ def bank_video(seed: int, index: int, image_size: int, frames_per_group: int) ->
     return GroupBank(small.reshape(GROUPS_PER_VIDEO, frames_per_group, image_size, image_size, 3), **arrays)
 
 
-def _paint_group(rng: np.random.Generator, frames: np.ndarray, times_s: np.ndarray) -> dict:
-    """Draw one random event into a group of frames; returns its labels."""
-    kind = int(rng.choice(len(KINDS), p=KIND_SHARES))
+def _paint_group(rng: np.random.Generator, frames: np.ndarray, times_s: np.ndarray, kind: int) -> dict:
+    """Draw one random event of a kind (index into KINDS) into a group of frames; returns its labels."""
     label = {"kind": kind, "glyph": -1, "colour": -1, "direction": -1, "shown": np.zeros(len(times_s), bool)}
+    label |= {"column": np.full(len(times_s), -1), "row": np.full(len(times_s), -1)}
     name = KINDS[kind]
     if name == "none":
         return label
@@ -102,6 +106,9 @@ def _paint_group(rng: np.random.Generator, frames: np.ndarray, times_s: np.ndarr
     event = draw_event(rng, name, "" if name == "blank_card" else GLYPHS[glyph], COLOUR_NAMES[colour], start, end)
     label["shown"] = (times_s >= start) & (times_s < end)
     paint_event(frames, event, times_s)
+    for t in np.flatnonzero(label["shown"]):
+        x, y = mover_place(event, times_s[t]) if name == "mover" else event.centre
+        label["column"][t], label["row"][t] = np.clip([x * QUARTERS, y * QUARTERS], 0, QUARTERS - 1).astype(int)
     if name != "blank_card":
         label["glyph"], label["colour"] = glyph, colour
     if name == "mover":
@@ -117,7 +124,7 @@ def take(bank: GroupBank, chosen: np.ndarray) -> GroupBank:
 def repaint(
     rng: np.random.Generator, bank: GroupBank, chosen: np.ndarray, empty: np.ndarray, share: float
 ) -> GroupBank:
-    """The chosen groups [N], of which a random `share` is replaced by new events painted over empty groups of the bank.
+    """The chosen groups [N], of which a random `share` is replaced by new events of their kind over empty groups.
 
     A bank holds few thousand cards and a model learns them by heart; painted ones (no codec, at the size of the
     tower) never repeat.
@@ -126,7 +133,7 @@ def repaint(
     groups = take(bank, chosen)
     for place in np.flatnonzero(rng.random(len(chosen)) < share):
         frames = bank.frames[empty[rng.integers(len(empty))]].astype(np.float32)
-        label = _paint_group(rng, frames, np.arange(float(len(frames))))
+        label = _paint_group(rng, frames, np.arange(float(len(frames))), int(groups.kind[place]))
         groups.frames[place] = to_pixels(frames)
         for name, value in label.items():
             getattr(groups, name)[place] = value

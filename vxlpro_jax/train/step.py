@@ -28,7 +28,7 @@ def make_train_step(
         gradients, metrics = jax.grad(objective, has_aux=True)(chosen)
         updates, opt_state = optimizer.update(gradients, state.opt_state, chosen)
         params = {**frozen, **optax.apply_updates(chosen, updates)}
-        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -13,6 +13,7 @@ from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.train.stages import VisionBatch, dts_features
 from vxlpro_jax.train.state import Params
 
+PLACES = ("column", "row")
 MIN_FRAMES_OF_MOTION = 2  # a mover seen in one frame alone has no direction
 
 
@@ -29,18 +30,24 @@ def frame_batches(bank: GroupBank, seed: int, batch_frames: int, painted: float)
         frame = (rng.random(groups.shown.shape) + groups.shown).argmax(1)
         pixels = vary_pixels(groups.frames[np.arange(batch_frames), frame][:, None], rng)
         labels = {name: getattr(groups, name).astype(np.int32) for name in ("kind", "glyph", "colour")}
+        labels |= {name: getattr(groups, name)[np.arange(batch_frames), frame].astype(np.int32) for name in PLACES}
         return VisionBatch(pixels, labels, {})
 
     return make
 
 
 def group_batches(bank: GroupBank, seed: int, batch_groups: int, painted: float) -> Callable[[int], VisionBatch]:
-    """step -> a batch of random groups, pixels varied; painted as in frame_batches."""
-    empty = np.flatnonzero(bank.kind == 0)
+    """step -> a batch of random groups, pixels varied; painted as in frame_batches.
+
+    A third are movers beside those drawn by chance: with few of them, direction stays at chance for hundreds of steps.
+    """
+    empty, moving = np.flatnonzero(bank.kind == 0), np.flatnonzero(bank.direction >= 0)
 
     def make(step: int) -> VisionBatch:
         rng = np.random.default_rng([seed, step])
-        return labelled(repaint(rng, bank, rng.integers(0, len(bank), batch_groups), empty, painted), rng)
+        any_kind = rng.integers(0, len(bank), batch_groups - batch_groups // 3)
+        chosen = np.concatenate([any_kind, rng.choice(moving, batch_groups // 3)])
+        return labelled(repaint(rng, bank, chosen, empty, painted), rng)
 
     return make
 
@@ -85,6 +92,7 @@ def labelled(groups: GroupBank, rng: np.random.Generator | None = None) -> Visio
     direction = np.where(moves, groups.direction, -1).astype(np.int32)
     frame = {name: np.where(shown, value[:, None], -1).reshape(-1) for name, value in group.items()}
     frame["kind"] = np.where(shown, group["kind"][:, None], 0).reshape(-1)
+    frame |= {name: getattr(groups, name).astype(np.int32).reshape(-1) for name in PLACES}
     return VisionBatch(pixels, frame, {**group, "direction": direction})
 
 

@@ -1,0 +1,70 @@
+"""The door of configuration: every file in configs/ passes it, and a slip of the pen does not."""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import pytest
+
+from vxlpro_jax.config import TrainConfig, build
+from vxlpro_jax.models.presets import PRESETS
+from vxlpro_jax.train.optimizers import rate_schedule
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+STAGES = sorted(path.stem for path in (CONFIGS / "tiny").glob("*.py") if path.stem not in ("eval", "__init__"))
+
+
+def values(name="tower"):
+    config = importlib.import_module(f"configs.tiny.{name}").get_config()
+    config.unlock()
+    return config
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_builds(name):
+    config = build(values(name))
+    assert isinstance(config, TrainConfig) and dataclasses.is_dataclass(config.stage)
+    assert config.preset in PRESETS and config.stage.num_steps > 0 and config.stage.trainable
+    assert (config.stage.loss == "answers") == bool(config.rows)
+    rate_schedule(config.optimizer, config.stage.num_steps)
+    for mix in config.rows.values():
+        assert mix.length <= PRESETS[config.preset].max_context_len
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_first_lines_of_a_config_are_the_command_that_runs_it(name):
+    text = (CONFIGS / "tiny" / f"{name}.py").read_text()
+    assert f"python -m launch.train --config=configs/tiny/{name}.py" in text.split('"""')[1]
+
+
+def test_an_unknown_key_names_its_neighbour():
+    config = values()
+    config.optimizer.peak_rat = 1.0
+    with pytest.raises(ValueError, match=r"config.optimizer.peak_rat is no .*did you mean 'peak_rate'"):
+        build(config)
+
+
+def test_a_missing_key_is_named():
+    config = values()
+    del config.loop.prefetch
+    with pytest.raises(ValueError, match="config.loop lacks prefetch"):
+        build(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "accepted"),
+    [("seed", 1.5, "int"), ("stage", 3, "block"), ("preset", 2, "str"), ("init_from", None, "str")],
+)
+def test_a_value_of_the_wrong_type_is_named(key, value, accepted):
+    config = values()
+    with config.ignore_type():
+        config[key] = value
+    with pytest.raises(ValueError, match=rf"config.{key}=.*{accepted}.* accepted"):
+        build(config)
+
+
+def test_an_unknown_choice_is_named():
+    config = values()
+    config.stage.loss = "dreams"
+    with pytest.raises(ValueError, match=r"config.stage.loss='dreams': one of \('frames'"):
+        build(config)

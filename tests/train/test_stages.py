@@ -1,0 +1,163 @@
+"""The losses of the stages: they fall, they reach what they should, and they follow the labels that they are given."""
+
+from dataclasses import replace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.complete_bank import complete_bank
+from vxlpro_jax.data.synthetic_bank import build_bank, join_banks
+from vxlpro_jax.data.synthetic_rows import BankIndex
+from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer
+from vxlpro_jax.models.presets import PRESETS
+from vxlpro_jax.models.video_xl_pro import VideoXLProModel, init_params
+from vxlpro_jax.train.answer_feed import TEXT_LEN, AnswerFeed, RowMix, mark_batches
+from vxlpro_jax.train.stages import StageConfig, answer_check, stage_loss
+from vxlpro_jax.train.state import new_state
+from vxlpro_jax.train.step import make_train_step
+from vxlpro_jax.train.vision_feed import encode_bank, frame_batches, group_batches, labelled, whitened_patches
+from vxlpro_jax.train.vision_heads import new_heads
+from vxlpro_jax.types import IGNORE_LABEL
+
+TINY = PRESETS["tiny"]
+SMALL = replace(TINY, vision=replace(TINY.vision, num_layers=1), llm=replace(TINY.llm, num_layers=2))
+MODEL = VideoXLProModel(SMALL)
+
+
+def stage(loss, *trainable):
+    return StageConfig(loss, trainable, 10, group_weight=1.0, ranking_weight=0.3, ranking_sharpness=20.0)
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return join_banks(list(build_bank(5, 24, SMALL.vision.image_size, SMALL.dts.frames_per_group, workers=1)))
+
+
+@pytest.fixture(scope="module")
+def params():
+    fresh = nn.unbox(jax.jit(lambda: init_params(SMALL, jax.random.key(0)))())
+    return {**fresh, "heads": new_heads(jax.random.key(1), SMALL.vision.dim)}
+
+
+@pytest.fixture(scope="module")
+def feed():
+    labels = complete_bank()
+    features = np.random.default_rng(0).normal(size=(len(labels), 4, 4, SMALL.vision.dim)).astype(np.float16)
+    return AnswerFeed(features, BankIndex(labels), TextTokenizer(build_tiny_tokenizer()), SMALL)
+
+
+def falls(loss, params, trainable, batch, steps=12):
+    """Loss before and after some steps on one batch; frozen modules must stay."""
+    optimizer = optax.adam(3e-3)
+    params = jax.tree.map(jnp.copy, params)
+    frozen = {name: jax.tree.map(np.asarray, value) for name, value in params.items() if name not in trainable}
+    step = make_train_step(loss, trainable, optimizer)
+    state, seen = new_state(params, trainable, optimizer), []
+    for _ in range(steps):
+        state, metrics = step(state, batch)
+        seen.append(float(metrics["loss"]))
+    for name, value in frozen.items():
+        assert jax.tree.all(jax.tree.map(lambda one, other: bool((one == other).all()), value, state.params[name]))
+    return seen[0], seen[-1], state.params
+
+
+def test_frames_teach_the_tower(bank, params):
+    batch = frame_batches(bank, 0, 32, painted=0.5)(0)
+    first, last, _ = falls(stage_loss(stage("frames"), MODEL), params, ("vision_tower", "heads"), batch)
+    assert last < 0.8 * first
+
+
+def test_groups_teach_tower_and_dts(bank, params):
+    batch = group_batches(bank, 0, 8, painted=0.5)(0)
+    first, last, after = falls(stage_loss(stage("groups"), MODEL), params, ("vision_tower", "dts", "heads"), batch)
+    assert last < 0.8 * first
+    conv = ("dts", "stage_0", "conv", "kernel")
+    assert not np.allclose(leaf(params, conv), leaf(after, conv))
+
+
+def leaf(tree, path):
+    for name in path:
+        tree = tree[name]
+    return np.asarray(tree)
+
+
+def test_answers_teach_projector_selector_and_llm(feed, params):
+    batch = feed.draw(np.random.default_rng(0), RowMix(4, 16, TEXT_LEN + 28, 1.0, drop=0.5))
+    trainable = ("projector", "selector", "llm")
+    first, last, after = falls(stage_loss(stage("answers"), MODEL), params, trainable, batch)
+    assert last < 0.7 * first
+    for path in (("projector", "fc1", "kernel"), ("selector", "window_attention", "q_proj", "kernel")):
+        assert not np.allclose(leaf(params, path), leaf(after, path)), path
+
+
+def test_without_ranking_the_selector_is_reached_through_the_added_score_alone(feed, params):
+    batch = feed.draw(np.random.default_rng(0), RowMix(4, 8, TEXT_LEN + 28, 1.0, drop=0.0))
+    config = replace(stage("answers"), ranking_weight=0.0)
+    gradient = jax.jit(jax.grad(lambda p: stage_loss(config, MODEL)(p, batch)[0]))(params)
+    assert np.abs(leaf(gradient, ("selector", "text_mlp", "kernel"))).max() > 0
+    silent = VideoXLProModel(replace(SMALL, selector=replace(SMALL.selector, add_scores=False)))
+    gradient = jax.jit(jax.grad(lambda p: stage_loss(config, silent)(p, batch)[0]))(params)
+    assert np.abs(leaf(gradient, ("selector", "text_mlp", "kernel"))).max() == 0
+
+
+def test_batches_fit_their_budget_and_hold_what_is_asked_about(feed):
+    mix = RowMix(16, 24, TEXT_LEN + 60, 1.0, drop=1.0)
+    batch = feed.draw(np.random.default_rng(3), mix)
+    per_group = SMALL.tokens_per_group + SMALL.stamps.num_tokens
+    assert batch.width.shape == (TEXT_LEN + 60,)
+    assert (batch.selection.budget <= 60).all()
+    assert (batch.selection.budget >= np.minimum(batch.relevant.sum(1) * per_group, 60)).all()
+    assert ((batch.rows.labels != IGNORE_LABEL).sum(1) >= 2).all()
+
+
+def test_batches_are_a_function_of_seed_and_step(feed, bank):
+    make = feed.batches({"a": RowMix(2, 4, 512, 0.5, 0.0), "b": RowMix(4, 4, 512, 0.5, 0.0)}, seed=3)
+    one, again, other = make(5), make(5), make(6)
+    assert jax.tree.all(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), one, again))
+    assert one.features.shape != other.features.shape or (one.features != other.features).any()
+    sizes = {make(step).features.shape[1] for step in range(12)}
+    assert sizes == {2, 4}
+    frames = frame_batches(bank, 1, 4, 0.5)
+    assert (frames(2).pixels == frames(2).pixels).all() and (frames(2).pixels != frames(3).pixels).any()
+
+
+def test_marking_counts_right_answers_by_kind_and_ranks_groups(feed, params):
+    batch = feed.draw(np.random.default_rng(1), RowMix(4, 32, 512, 1.0, 0.0))
+    right = np.arange(32) % 2 == 0
+    scores = np.where(batch.relevant, 1.0, 0.0)[..., None].repeat(4, -1)
+    marks = mark_batches(lambda b: (right, scores), [batch])
+    assert marks["all"] == 0.5 and marks["ranked"] == marks["iou"] == 1.0
+    assert mark_batches(lambda b: (right, 1 - scores), [batch])["ranked"] == 0.0
+    check = jax.jit(answer_check(stage("answers"), MODEL))
+    assert 0 <= mark_batches(lambda b: check(params, b), [batch])["all"] < 0.5
+
+
+def test_whitened_patches_have_equal_strength(bank):
+    patches = whitened_patches(bank, 14, 32, num_frames=384, floor=0.0)
+    frames = bank.frames[:, 0].astype(np.float32) / 127.5 - 1
+    cut = frames.reshape(-1, 4, 14, 4, 14, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 588)
+    out = cut @ patches["kernel"].reshape(588, 32) + patches["bias"]
+    np.testing.assert_allclose(np.cov(out, rowvar=False), np.eye(32), atol=0.05)
+    np.testing.assert_allclose(out.mean(0), 0, atol=0.02)
+
+
+def test_labels_of_frames_and_groups(bank):
+    batch = labelled(bank)
+    shown = bank.shown.reshape(-1)
+    assert (batch.frame_labels["kind"][~shown] == 0).all()
+    assert (batch.frame_labels["glyph"][~shown] == -1).all()
+    seen = bank.shown.sum(1)
+    assert (batch.group_labels["direction"][seen < 2] == -1).all()
+    assert (batch.group_labels["direction"][(seen >= 2) & (bank.kind == 3)] >= 0).all()
+    assert batch.pixels.min() >= -1 and batch.pixels.max() <= 1
+
+
+def test_the_bank_is_encoded_whole_whatever_the_chunk(bank, params):
+    few = type(bank)(*(getattr(bank, name)[:10] for name in bank.__dataclass_fields__))
+    one, other = (encode_bank(MODEL, params, few, chunk) for chunk in (4, 16))
+    assert one.shape == (10, 4, 4, SMALL.vision.dim) and one.dtype == np.float16
+    np.testing.assert_allclose(one, other, atol=2e-3)
