@@ -169,7 +169,11 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Flags as absl reads them; an unknown --config.KEY is an AttributeError there, that names the nearest key."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, OSError) as error:
+    except AttributeError as error:
+        given = ", ".join(word for word in argv if word.startswith("--config."))
+        said = str(error).replace("\\'", "").replace("\\nD", "; d").strip("'\"")
+        fail(f"{given}: the configuration has no key {said}")
+    except (flags.Error, OSError) as error:
         fail(str(error))
 
 

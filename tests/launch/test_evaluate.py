@@ -1,0 +1,110 @@
+"""The command: strict configuration, results on disk, and an exit code that tells whether the bars were met."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs.tiny.eval import get_config
+from launch.evaluate import evaluate, read_config
+from tests.eval.fake_world import FakeModel
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def small_config(**bars) -> ConfigDict:
+    config = get_config()
+    with config.unlocked():
+        config.order = ("main",)
+        config.variants.main.settings.num_videos = 2
+        config.variants.main.settings.size = (48, 48)
+        config.variants.main.bars.at_least = ConfigDict({"accuracy": bars})
+    return config
+
+
+def test_the_shipped_config_is_what_the_bars_demand() -> None:
+    config, variants = read_config(get_config())
+    counts = {}
+    for name, (benchmark, bars) in variants.items():
+        kinds = [sample.kind for sample in benchmark.samples()]
+        counts[name] = {kind: kinds.count(kind) for kind in kinds}
+        assert set(bars.at_chance) <= set(kinds)
+        assert all(row in {*kinds, "all"} for rows in bars.at_least.values() for row in rows)
+    assert list(variants) == list(config.order) and set(variants) == set(get_config().variants)
+    assert set(counts["main"].values()) == {500} and len({s.video for s in variants["main"][0].samples()}) >= 200
+    assert variants["main"][1].at_least == {
+        "accuracy": {"shape": 0.97, "colour": 0.97, "digit": 0.97, "direction": 0.93, "when": 0.92, "first": 0.88},
+        "evidence_iou": {"all": 0.5},
+    }
+    assert [name for name, (_, bars) in variants.items() if bars.reported_only] == ["lookalike", "busy", "wide"]
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "said"),
+    [
+        ("", "sed", "did you mean 'seed'"),
+        ("run", "max_frame", "did you mean 'max_frames'"),
+        ("variants.main", "setings", "did you mean 'settings'"),
+        ("variants.main.settings", "length_s", "did you mean 'lengths_s'"),
+        ("variants.main.bars", "at_lest", "did you mean 'at_least'"),
+    ],
+)
+def test_an_unknown_key_is_refused_and_its_neighbour_named(where: str, key: str, said: str) -> None:
+    config = get_config()
+    block = config
+    for part in where.split(".") if where else ():
+        block = block[part]
+    with config.unlocked():
+        block[key] = 1
+    with pytest.raises(ValueError, match=said):
+        read_config(config)
+
+
+def test_unknown_names_and_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="'man' is no variant of this configuration: did you mean 'main'"):
+        read_config(get_config(), ["man"])
+    config = get_config()
+    config.variants.main.settings.twist = "upside_down"
+    with pytest.raises(ValueError, match="twist='upside_down': one of"):
+        read_config(config)
+    config = get_config()
+    config.benchmark = "synthetic"
+    with pytest.raises(ValueError, match="one of synthetic_world is accepted"):
+        read_config(config)
+
+
+@pytest.mark.parametrize(("bar", "num_missed"), [(0.0, 0), (0.5, 1)])
+def test_what_is_missed_is_told_and_written(tmp_path: Path, bar: float, num_missed: int) -> None:
+    config, variants = read_config(small_config(shape=bar))
+    model = FakeModel(lambda question, source: "no idea")
+    summary, misses = evaluate(variants, model, config.run, tmp_path, {"model": "fake"}, lambda index, question: "")
+    assert len(misses) == num_missed
+    assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert summary["variants"][0]["num_answers"] == 12
+    assert ("**missed**" in (tmp_path / "results.md").read_text()) == bool(num_missed)
+    assert len((tmp_path / "main.jsonl").read_text().splitlines()) == 13
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    line = [sys.executable, "-m", "launch.evaluate", *arguments]
+    return subprocess.run(line, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config=configs/tiny/eval.py", "--config.run.max_frame=2"], 'no key max_frame; did you mean "max_frames"'),
+        (["--config=configs/tiny/eval.py", "--config.seed=abc"], "seed"),
+        (["--config=configs/tiny/no_such_file.py"], "no_such_file.py"),
+        (["--config=configs/tiny/eval.py", "--config.model=/no/such/folder"], "/no/such/folder"),
+    ],
+)
+def test_bad_arguments_end_with_a_message_and_code_2(arguments: list[str], said: str) -> None:
+    result = command(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert said in result.stderr and "Traceback" not in result.stderr
