@@ -68,7 +68,7 @@ def test_cut_short_file_names_what_is_missing(tmp_path: Path, name: str, share: 
     path = tmp_path / f"cut_{name}"
     path.write_bytes(source.read_bytes()[: int(share * source.stat().st_size)])
     with open_video(path) as video:
-        assert video.num_frames == len(truth)
+        assert video.num_frames == len(truth) and not video.is_whole
         np.testing.assert_allclose(video.times_s, CLIP_NAMED[name].times_s, atol=1e-3)
         good = video.read(range(len(truth)), on_damage="skip")
         assert good.lost and good.lost[-1] == len(truth) - 1
@@ -76,6 +76,17 @@ def test_cut_short_file_names_what_is_missing(tmp_path: Path, name: str, share: 
         with pytest.raises(VideoError) as caught:
             video.read([0, len(truth) - 1])
         assert caught.value.lost == (len(truth) - 1,)
+
+
+def test_cut_short_file_that_announces_nothing_is_still_known(tmp_path: Path) -> None:
+    """A fragmented MP4 doesn't say how long it will be, but its last fragment is seen to be incomplete."""
+    source = make_clip(CLIP_NAMED["h264_fragmented.mp4"], tmp_path)
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(source.read_bytes()[: int(0.6 * source.stat().st_size)])
+    with open_video(path) as video:
+        assert not video.is_whole and 0 < video.num_frames < 120
+        good = video.read(range(video.num_frames), on_damage="skip")
+        assert np.array_equal(good.frames, decode_sequentially(source)[good.indices])
 
 
 def test_file_without_its_table_is_refused(tmp_path: Path) -> None:
@@ -90,7 +101,8 @@ def test_file_without_its_table_is_refused(tmp_path: Path) -> None:
 def test_variable_rate_is_not_taken_for_loss(tmp_path: Path) -> None:
     """Uneven steps, late starts and edit lists are no damage: only what the header promises can be missing."""
     for clip in CLIPS:
-        assert examine_file(make_clip(clip, tmp_path)).table.lost == frozenset(), clip.name
+        file = examine_file(make_clip(clip, tmp_path))
+        assert file.is_whole and file.table.lost == frozenset(), clip.name
 
 
 def test_damage_costs_one_group_not_the_file(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ class ImageFiles:
     """Image files, all of one size, as frames; see FrameSource. An unreadable one counts as a lost frame."""
 
     decoder = "pillow"
+    is_whole = True
 
     def __init__(self, path: str, paths: Sequence[Path], times_s: np.ndarray, duration_s: float):
         """Reads headers only. Raises VideoError if none is readable or sizes differ."""
@@ -137,6 +138,7 @@ class ArrayFrames:
     """An array of frames; see FrameSource. It is referred to, not copied."""
 
     decoder = "array"
+    is_whole = True
     path = "<array>"
 
     def __init__(self, frames: np.ndarray, times_s: np.ndarray, duration_s: float):

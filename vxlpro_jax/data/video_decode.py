@@ -31,14 +31,15 @@ class Video:
 
     num_frames, height, width: as a viewer sees them, rotation applied (non-square pixels are left as they are stored).
     times_s: float64 [num_frames], presentation times counted from the first shown frame (or as given, for pictures and
-    arrays). duration_s: from the first frame's beginning to the last one's end. path, decoder: for messages.
+    arrays). duration_s: from the first frame's beginning to the last one's end. is_whole: False if the headers already
+    show that the file is cut short: frames may be missing for which no index stands. path, decoder: for messages.
     """
 
     def __init__(self, source: FrameSource):
         self._source = source
         self.path, self.decoder = source.path, source.decoder
         self.height, self.width = source.height, source.width
-        self.times_s, self.duration_s = source.times_s, source.duration_s
+        self.times_s, self.duration_s, self.is_whole = source.times_s, source.duration_s, source.is_whole
         self.num_frames = len(source.times_s)
 
     def read(self, indices: Sequence[int] | np.ndarray, on_damage: OnDamage = "raise") -> np.ndarray | GoodFrames:

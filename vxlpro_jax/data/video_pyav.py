@@ -32,7 +32,7 @@ class PyavReader:
     def __init__(self, file: VideoFile):
         table = file.table
         self.path, self.height, self.width = file.path, file.height, file.width
-        self.times_s, self.duration_s = table.times_s, table.duration_s
+        self.times_s, self.duration_s, self.is_whole = table.times_s, table.duration_s, file.is_whole
         self._file, self._table = file, table
         self._is_seekable = file.is_seekable
         self._run = _DecodingRun(file, min(os.cpu_count() or 1, _MAX_THREADS))

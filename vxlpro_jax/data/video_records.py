@@ -64,6 +64,7 @@ class FrameSource(Protocol):
     width: int
     times_s: np.ndarray  # float64 [num_frames]
     duration_s: float
+    is_whole: bool  # False: the file's headers show that it is cut short or damaged
 
     def frames(self, indices: Iterable[int]) -> Iterator[tuple[int, np.ndarray | None]]:
         """Yields (index, uint8 [height, width, 3]) for ascending distinct indices; None in place of a lost frame."""
