@@ -57,7 +57,11 @@ def choose_canvas(width: int, height: int, tile: int) -> Canvas:
 
 def anyres_views(picture: np.ndarray, tile: int) -> np.ndarray:
     """uint8 RGB [H, W, 3] -> views [V, tile, tile, 3]: the whole picture, stretched, then the tiles of its canvas row
-    by row."""
+    by row. Raises ValueError for other types or shapes."""
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+        raise ValueError(
+            f"a picture of type {picture.dtype}, shape {list(picture.shape)}: uint8 RGB [H, W, 3] is accepted"
+        )
     image = Image.fromarray(picture)
     canvas = choose_canvas(image.width, image.height, tile)
     left, top, right, bottom = canvas.box
