@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
         config.seed += 2000
         config.stage.loss = "answers"
         config.stage.trainable = ("projector", "selector", "llm")
-        config.stage.num_steps = 1600
+        config.stage.num_steps = 700
         config.optimizer.peak_rate = 1.2e-3
         config.optimizer.warmup_steps = 40
         config.rows.g4 = {"num_groups": 4, "batch_size": 96, "length": 512, "weight": 0.15, "drop": 0.3}

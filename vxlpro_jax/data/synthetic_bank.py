@@ -26,6 +26,7 @@ KIND_SHARES = (0.14, 0.26, 0.32, 0.25, 0.03)
 GLYPHS = (*SHAPES, *DIGITS)
 COLOUR_NAMES = tuple(COLOURS)
 GROUPS_PER_VIDEO, QUARTERS = 16, 4
+STRETCHED_SHARE = 0.2  # of painted groups: drawn on a wider canvas, which the resize squashes
 # (height, width) of the encoded file: mostly the world's default, some others, and wide ones that the resize squashes.
 SIZES = ((112, 112), (56, 56), (84, 84), (168, 168), (72, 128), (96, 128), (108, 192))
 SIZE_SHARES = (0.45, 0.08, 0.12, 0.05, 0.15, 0.08, 0.07)
@@ -83,7 +84,7 @@ def bank_video(seed: int, index: int, image_size: int, frames_per_group: int) ->
         for name, value in _paint_group(rng, frames[part], times_s[part], kind).items():
             labels[name].append(value)
     decoded = through_codec(to_pixels(frames), crf=int(rng.integers(18, 31)))
-    small = np.stack([_resize(frame, image_size) for frame in decoded])
+    small = np.stack([_resize(frame, image_size, image_size) for frame in decoded])
     arrays = {name: np.array(values, bool if name == "shown" else np.int8) for name, values in labels.items()}
     return GroupBank(small.reshape(GROUPS_PER_VIDEO, frames_per_group, image_size, image_size, 3), **arrays)
 
@@ -121,23 +122,28 @@ def take(bank: GroupBank, chosen: np.ndarray) -> GroupBank:
     return GroupBank(*(getattr(bank, name)[chosen] for name in GroupBank.__dataclass_fields__))
 
 
-def repaint(
-    rng: np.random.Generator, bank: GroupBank, chosen: np.ndarray, empty: np.ndarray, share: float
-) -> GroupBank:
-    """The chosen groups [N], of which a random `share` is replaced by new events of their kind over empty groups.
+def take_frames(bank: GroupBank, chosen: np.ndarray, frame: np.ndarray) -> GroupBank:
+    """One frame of each chosen group: groups of a single frame; chosen, frame int [N]."""
+    parts = {name: getattr(bank, name) for name in GroupBank.__dataclass_fields__}
+    return GroupBank(**{k: v[chosen, frame][:, None] if v.ndim > 1 else v[chosen] for k, v in parts.items()})
 
-    A bank holds few thousand cards and a model learns them by heart; painted ones (no codec, at the size of the
-    tower) never repeat.
-    empty: groups of the bank without an event.
+
+def repaint(rng: np.random.Generator, groups: GroupBank, bank: GroupBank, empty: np.ndarray, share: float) -> None:
+    """Replace a random `share` of the groups, in place, by new events of their kind, painted over empty groups of the
+    bank.
+
+    A bank holds few thousand cards and a model learns them by heart; painted ones (no codec, at the tower's size) never
+    repeat. empty: groups of the bank without an event.
     """
-    groups = take(bank, chosen)
-    for place in np.flatnonzero(rng.random(len(chosen)) < share):
-        frames = bank.frames[empty[rng.integers(len(empty))]].astype(np.float32)
-        label = _paint_group(rng, frames, np.arange(float(len(frames))), int(groups.kind[place]))
-        groups.frames[place] = to_pixels(frames)
+    for place in np.flatnonzero(rng.random(len(groups)) < share):
+        frames = bank.frames[empty[rng.integers(len(empty))], : groups.shown.shape[1]]
+        side = frames.shape[1]
+        width = int(side * rng.uniform(1.2, 1.8)) if rng.random() < STRETCHED_SHARE else side
+        canvas = np.stack([_resize(frame, side, width) for frame in frames]).astype(np.float32)
+        label = _paint_group(rng, canvas, np.arange(float(len(frames))), int(groups.kind[place]))
+        groups.frames[place] = np.stack([_resize(frame, side, side) for frame in to_pixels(canvas)])
         for name, value in label.items():
             getattr(groups, name)[place] = value
-    return groups
 
 
 def _draw_window(rng: np.random.Generator, length: int) -> tuple[int, int]:
@@ -152,10 +158,10 @@ def _draw_window(rng: np.random.Generator, length: int) -> tuple[int, int]:
     return int(first), int(last)
 
 
-def _resize(frame: np.ndarray, size: int) -> np.ndarray:
-    if frame.shape[:2] == (size, size):
+def _resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    if frame.shape[:2] == (height, width):
         return frame
-    return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def through_codec(frames: np.ndarray, crf: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from vxlpro_jax.data.synthetic_bank import GroupBank, repaint, take
+from vxlpro_jax.data.synthetic_bank import KINDS, GroupBank, repaint, take, take_frames
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.train.stages import VisionBatch, dts_features
 from vxlpro_jax.train.state import Params
@@ -17,39 +17,46 @@ PLACES = ("column", "row")
 MIN_FRAMES_OF_MOTION = 2  # a mover seen in one frame alone has no direction
 
 
+# Kinds in a batch, in the order of synthetic_bank.KINDS. Ten digits need more examples than six shapes; with few
+# movers the direction stays at chance for hundreds of steps.
+FRAME_SHARES = (0.10, 0.28, 0.42, 0.17, 0.03)
+GROUP_SHARES = (0.10, 0.20, 0.31, 0.36, 0.03)
+
+
 def frame_batches(bank: GroupBank, seed: int, batch_frames: int, painted: float) -> Callable[[int], VisionBatch]:
     """step -> single frames [N, 1, S, S, 3] of random groups, each a frame that shows the group's event; pixels varied.
 
     painted: share of groups whose event is painted anew, see synthetic_bank.repaint.
     """
-    empty = np.flatnonzero(bank.kind == 0)
+    by_kind = [np.flatnonzero(bank.kind == kind) for kind in range(len(KINDS))]
 
     def make(step: int) -> VisionBatch:
         rng = np.random.default_rng([seed, step])
-        groups = repaint(rng, bank, rng.integers(0, len(bank), batch_frames), empty, painted)
-        frame = (rng.random(groups.shown.shape) + groups.shown).argmax(1)
-        pixels = vary_pixels(groups.frames[np.arange(batch_frames), frame][:, None], rng)
-        labels = {name: getattr(groups, name).astype(np.int32) for name in ("kind", "glyph", "colour")}
-        labels |= {name: getattr(groups, name)[np.arange(batch_frames), frame].astype(np.int32) for name in PLACES}
-        return VisionBatch(pixels, labels, {})
+        chosen = _draw(rng, by_kind, FRAME_SHARES, batch_frames)
+        frame = (rng.random((batch_frames, bank.shown.shape[1])) + bank.shown[chosen]).argmax(1)
+        groups = take_frames(bank, chosen, frame)
+        repaint(rng, groups, bank, by_kind[0], painted)
+        return labelled(groups, rng)
 
     return make
 
 
 def group_batches(bank: GroupBank, seed: int, batch_groups: int, painted: float) -> Callable[[int], VisionBatch]:
-    """step -> a batch of random groups, pixels varied; painted as in frame_batches.
-
-    A third are movers beside those drawn by chance: with few of them, direction stays at chance for hundreds of steps.
-    """
-    empty, moving = np.flatnonzero(bank.kind == 0), np.flatnonzero(bank.direction >= 0)
+    """step -> a batch of random groups, pixels varied; painted as in frame_batches."""
+    by_kind = [np.flatnonzero(bank.kind == kind) for kind in range(len(KINDS))]
 
     def make(step: int) -> VisionBatch:
         rng = np.random.default_rng([seed, step])
-        any_kind = rng.integers(0, len(bank), batch_groups - batch_groups // 3)
-        chosen = np.concatenate([any_kind, rng.choice(moving, batch_groups // 3)])
-        return labelled(repaint(rng, bank, chosen, empty, painted), rng)
+        groups = take(bank, _draw(rng, by_kind, GROUP_SHARES, batch_groups))
+        repaint(rng, groups, bank, by_kind[0], painted)
+        return labelled(groups, rng)
 
     return make
+
+
+def _draw(rng: np.random.Generator, by_kind: list[np.ndarray], shares: tuple[float, ...], count: int) -> np.ndarray:
+    """Groups of the bank, their kinds drawn by share."""
+    return np.array([rng.choice(by_kind[kind]) for kind in rng.choice(len(by_kind), count, p=shares)])
 
 
 def vary_pixels(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
