@@ -1,0 +1,99 @@
+"""Prefill and decoding: the released computation at the golden sizes, padding without effect, stopping, NaN refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.golden_full_model import FullModel
+from tests.golden_support import GoldenFile
+from tests.infer.askable import CONFIG, askable
+from vxlpro_jax.data.batching import build_rows, row_shapes
+from vxlpro_jax.data.conversation import Prompt
+from vxlpro_jax.infer.generate import Prefilled, decode, encode_frames, prefill
+from vxlpro_jax.infer.kv_cache import allocate
+from vxlpro_jax.infer.token_sampler import Sampling
+from vxlpro_jax.models.video_xl_pro import VideoXLProModel
+from vxlpro_jax.types import IGNORE_LABEL
+
+GREEDY = Sampling()
+
+
+def test_released_model_from_pixels_to_greedy_ids(golden_dir):
+    """Tokens of an index, the released switches and one keep rate give the reference's ids, whatever is padded."""
+    golden = GoldenFile(golden_dir, "full_model")
+    full = FullModel(golden, golden_dir)
+    config = full.config
+    assert (config.selector.selection, config.selector.selector_query) == ("keep_rate", "padded_row")
+    model = VideoXLProModel(config)
+    visual = encode_frames(model, full.params, full.pixels)
+    np.testing.assert_allclose(visual, full.encode(np.arange(len(full.pixels))), atol=1e-5)
+    ids = golden["in.input_ids"][0]
+    prompt = Prompt(ids, np.full_like(ids, IGNORE_LABEL), np.zeros(ids.shape, bool))
+    stamps = [[full.stamps(golden["in.time_ids"])]]
+    tokens = config.tokens_per_group
+    exact = row_shapes([prompt], stamps, tokens)
+    # The text stays exact: the released query reads its padding (quirk 13).
+    padded = exact._replace(num_groups=exact.num_groups + 1, stamp_len=exact.stamp_len + 2, row_len=exact.row_len + 30)
+    batch = build_rows([prompt], stamps, tokens, "padded_row", padded)
+    selection = full.selection(batch, float(golden["a.rate"]))
+    visual = jnp.pad(visual, ((0, 1), (0, 0), (0, 0)), constant_values=7)
+    expected = golden["greedy.ids"]
+    prefilled = prefill(model, full.params, visual, batch, selection, exact.row_len, exact.row_len + len(expected))
+    error = np.abs(np.asarray(prefilled.logits[0]) - golden["greedy.logits"][0]).max()
+    assert error <= golden.tolerance("greedy.logits")
+    assert prefilled.num_kept.tolist() == [len(golden["a.keep"])]
+    assert prefilled.num_rows.tolist() == [len(golden["a.inputs_embeds"][0])]
+    chosen = [step.tolist() for step in decode(model, full.params, prefilled, len(expected), (), GREEDY, 0)]
+    assert chosen == [[token] for token in expected.tolist()]
+
+
+def _prefilled(rows: int = 2) -> Prefilled:
+    """Two rows that were told nothing but have a first token to choose."""
+    model = askable()
+    cache = allocate(CONFIG.llm, rows, 32, jnp.float32)
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((rows, CONFIG.llm.vocab_size)), jnp.float32)
+    start = jnp.zeros(rows, jnp.int32)
+    _, cache = jax.jit(
+        lambda ids, cache: model.model.apply({"params": model.params}, ids, cache, method=VideoXLProModel.decode_step)
+    )(start, cache)
+    return Prefilled(logits, cache, jnp.zeros(()), start, start)
+
+
+def _decoded(max_new_tokens: int, stop_ids=(), sampling=GREEDY, seed: int = 0, rows: int = 2) -> np.ndarray:
+    model = askable()
+    steps = list(decode(model.model, model.params, _prefilled(rows), max_new_tokens, stop_ids, sampling, seed))
+    return np.stack(steps, axis=1) if steps else np.zeros((rows, 0), int)
+
+
+def test_rows_end_each_at_its_own_stop_token():
+    free = _decoded(6)
+    assert free.shape == (2, 6) and (free >= 0).all()
+    stop = int(free[0, 2])
+    assert stop not in free[0, :2] and stop not in free[1, :5]  # else the case shows nothing
+    stopped = _decoded(6, (stop,))
+    assert stopped[0].tolist() == [*free[0, :2], -1, -1, -1, -1]
+    assert stopped[1].tolist() == free[1].tolist()
+    both = _decoded(6, (stop, int(free[1, 3])))
+    assert both.shape == (2, 3)  # nothing is generated once all rows have ended
+
+
+def test_first_token_may_be_the_last():
+    first = _decoded(1)
+    assert first.shape == (2, 1)
+    assert _decoded(4, first[:, 0].tolist()).shape == (2, 0)
+
+
+def test_sampling_is_decided_by_the_seed():
+    warm = Sampling(temperature=5.0)
+    one, again, other = _decoded(6, (), warm, 1), _decoded(6, (), warm, 1), _decoded(6, (), warm, 2)
+    assert one.tolist() == again.tolist() != other.tolist()
+    assert len(set(one[0].tolist())) > 1
+
+
+def test_logits_that_are_not_finite_are_refused():
+    broken = _prefilled()
+    broken = broken._replace(logits=broken.logits.at[1, 3].set(jnp.nan))
+    model = askable()
+    with pytest.raises(FloatingPointError, match="not finite at step 0 .float32."):
+        list(decode(model.model, model.params, broken, 4, (), GREEDY, 0))
