@@ -15,7 +15,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from vxlpro_jax.checkpoint import (
     CheckpointError,
     has_params,
-    read_param,
+    read_groups,
+    read_some,
     restore_params,
     save_params,
     stored_params,
@@ -89,7 +90,14 @@ def test_shapes_are_known_without_reading(tmp_path: Path, params: dict[str, Any]
         "llm/scale": ((5,), "float16"),
         "encoding": ((8, 2), "float32"),
     }
-    assert read_param(tmp_path, "llm/scale", stored["llm/scale"]).tobytes() == params["llm"]["scale"].tobytes()
+    one = read_some(tmp_path, {"llm/scale": stored["llm/scale"]})
+    assert list(one) == ["llm/scale"] and one["llm/scale"].tobytes() == params["llm"]["scale"].tobytes()
+
+
+def test_groups_are_bounded_and_keep_the_order() -> None:
+    sizes = {"a": 5, "b": 5, "c": 1, "d": 20, "e": 1}
+    leaves = {path: jax.ShapeDtypeStruct((size,), np.int8) for path, size in sizes.items()}
+    assert read_groups(leaves, 10) == [["a", "b"], ["c"], ["d"], ["e"]]
 
 
 def test_other_parameters_than_asked_for_are_named(tmp_path: Path, params: dict[str, Any]) -> None:

@@ -58,43 +58,56 @@ def stored_params(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
     return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
 
 
-def read_param(
-    folder: Path,
-    path: str,
-    stored: jax.ShapeDtypeStruct,
-    dtype: np.dtype | None = None,
-    sharding: jax.sharding.Sharding | None = None,
-) -> Any:
-    """Read one parameter.
+def read_some(
+    folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], dtype: np.dtype | None = None
+) -> dict[str, Any]:
+    """Read some parameters in one go.
 
     Args:
         folder: as given to `save_params`.
-        path: its names joined by "/".
-        stored: its entry in `stored_params`.
+        wanted: by path, names joined by "/": the stored shape and type, as `stored_params` tells them, and perhaps a
+            sharding. A leaf with one comes as jax.Array laid out by it, one without as numpy array.
         dtype: type to cast to; None keeps the stored one.
-        sharding: None for a numpy array, else a jax.Array laid out by it.
 
     Raises:
-        CheckpointError: its file is missing or damaged.
+        CheckpointError: a file is missing or damaged.
     """
-    how: ocp.RestoreArgs = ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)
-    if sharding is not None:
-        how = ocp.ArrayRestoreArgs(sharding=sharding, dtype=dtype)
+    how = {
+        path: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)
+        if leaf.sharding is None
+        else ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=dtype)
+        for path, leaf in wanted.items()
+    }
     args = ocp.args.PyTreeRestore(
-        item=unflatten_dict({path: stored}, sep="/"),
-        restore_args=unflatten_dict({path: how}, sep="/"),
+        item=unflatten_dict(dict(wanted), sep="/"),
+        restore_args=unflatten_dict(how, sep="/"),
         partial_restore=True,
     )
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             tree = checkpointer.restore((folder / PARAMS_FOLDER).absolute(), args=args)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / PARAMS_FOLDER}: {path} cannot be read ({error}).") from error
-    return flatten_dict(tree, sep="/")[path]
+        names = ", ".join(list(wanted)[:3])
+        raise CheckpointError(f"{folder / PARAMS_FOLDER}: {names} ... cannot be read ({error}).") from error
+    return flatten_dict(tree, sep="/")
+
+
+def read_groups(leaves: Mapping[str, jax.ShapeDtypeStruct], group_bytes: int = 2**27) -> list[list[str]]:
+    """Cut paths, in their order, into groups to read in one go: of at most `group_bytes`, or a single larger leaf."""
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for path, leaf in leaves.items():
+        num_bytes = leaf.size * leaf.dtype.itemsize
+        if groups[-1] and filled + num_bytes > group_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(path)
+        filled += num_bytes
+    return groups
 
 
 def restore_params(folder: Path, abstract: Mapping[str, Any], dtype: np.dtype | None = None) -> dict[str, Any]:
-    """Read parameters, one leaf after the other, so that peak memory is the parameters and one leaf.
+    """Read parameters group by group, the largest leaf first, so that peak memory is hardly more than the parameters.
 
     Args:
         folder: as given to `save_params`.
@@ -108,8 +121,15 @@ def restore_params(folder: Path, abstract: Mapping[str, Any], dtype: np.dtype | 
     stored = stored_params(folder)
     wanted = flatten_dict(dict(abstract), sep="/")
     check_names(folder, stored, wanted)
-    leaves = {path: read_param(folder, path, stored[path], dtype, leaf.sharding) for path, leaf in wanted.items()}
-    return unflatten_dict(leaves, sep="/")
+    largest_first = sorted(stored, key=lambda path: -stored[path].size)
+    leaves = {
+        path: jax.ShapeDtypeStruct(stored[path].shape, stored[path].dtype, sharding=wanted[path].sharding)
+        for path in largest_first
+    }
+    read: dict[str, Any] = {}
+    for group in read_groups(leaves):
+        read |= read_some(folder, {path: leaves[path] for path in group}, dtype)
+    return unflatten_dict(read, sep="/")
 
 
 def check_names(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

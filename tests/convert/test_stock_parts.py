@@ -40,7 +40,7 @@ def qwen_folder(folder: Path, tied: bool = True, head: bool = False, **changes: 
 
 
 def siglip_folder(folder: Path, newer: bool = False, nested: bool = True, **extra: tuple[int, ...]) -> Path:
-    """A whole SigLIP with its text tower, or a vision model alone as newer versions name it; one layer more than used."""
+    """A whole SigLIP with its text tower, or a vision model alone; with one layer more than is used."""
     shapes = tower_shapes(CONFIG, "" if newer else "vision_model.", more_layers=1)
     head = "head." if newer else "vision_model.head."
     shapes |= {head + "probe": (1, 1, 32), head + "attention.in_proj_weight": (96, 32)}

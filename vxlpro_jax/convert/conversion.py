@@ -4,7 +4,8 @@ Source: issue "Ask a video", section 3.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,15 @@ import ml_dtypes
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vxlpro_jax.checkpoint import CheckpointError, check_names, read_param, save_params, stored_params
+from vxlpro_jax.checkpoint import (
+    CheckpointError,
+    check_names,
+    read_groups,
+    read_some,
+    restore_params,
+    save_params,
+    stored_params,
+)
 from vxlpro_jax.convert.atomic_folder import new_folder, refuse_existing
 from vxlpro_jax.convert.errors import ConversionError
 from vxlpro_jax.convert.jax_to_torch import check_leaves, write_config, write_released
@@ -40,21 +49,18 @@ DTYPE_NAMES = {
 class _Source:
     """A checkpoint that was checked but not read.
 
-    types: stored type of every leaf by its path. read_leaf: reads one, cast if a type is given. tokenizer_folder:
-    holds the tokenizer files, if there are any. released, storage: see jax_to_torch.write_released.
+    types: stored type of every leaf by its path. read_leaf: reads one, cast if a type is given; made for going through
+    the paths in order. read: reads all, nested. tokenizer_folder: holds the tokenizer files, if there are any.
+    released, storage: see jax_to_torch.write_released.
     """
 
     config: VideoXLProConfig
     types: Mapping[str, np.dtype]
     read_leaf: Callable[[str, np.dtype | None], np.ndarray]
+    read: Callable[[np.dtype | None], dict[str, Any]]
     tokenizer_folder: Path
     released: Mapping[str, Any]
     storage: Mapping[str, Any]
-
-    def read(self, dtype: np.dtype | None) -> dict[str, Any]:
-        shapes = leaf_shapes(self.config)
-        largest_first = sorted(self.types, key=lambda path: -math.prod(shapes[path]))  # buffers are worst for these
-        return unflatten_dict({path: self.read_leaf(path, dtype) for path in largest_first}, sep="/")
 
     def types_as(self, dtype: np.dtype | None) -> dict[str, np.dtype]:
         return {path: dtype or kind for path, kind in self.types.items()}
@@ -209,30 +215,49 @@ def _open_source(src: Name | Sequence[Name], seed: int) -> _Source:
 
 
 def _from_plan(plan: WeightPlan, tokenizer_folder: Path) -> _Source:
-    def read(path: str, dtype: np.dtype | None) -> np.ndarray:
+    types = leaf_types(plan)
+
+    def read_one(path: str, dtype: np.dtype | None) -> np.ndarray:
         return read_leaf(plan, path, dtype)
 
-    return _Source(plan.config, leaf_types(plan), read, tokenizer_folder, plan.released, plan.storage)
+    def read(dtype: np.dtype | None) -> dict[str, Any]:
+        return unflatten_dict({path: read_leaf(plan, path, dtype) for path in types}, sep="/")
+
+    return _Source(plan.config, types, read_one, read, tokenizer_folder, plan.released, plan.storage)
 
 
 def _open_orbax(folder: Path) -> _Source:
     values = read_json(folder / CONFIG_NAME)
     config = config_from_released(values, str(folder / CONFIG_NAME))
-    try:
-        stored = stored_params(folder)
-        check_names(folder, stored, flatten_dict(abstract_params(config), sep="/"))
-    except CheckpointError as error:
-        raise ConversionError(str(error)) from error
+    abstract = abstract_params(config)
+    with _as_conversion_error():
+        stored = dict(sorted(stored_params(folder).items()))
+        check_names(folder, stored, flatten_dict(abstract, sep="/"))
+    groups = {path: group for group in read_groups(stored) for path in group}
+    held: dict[str, Any] = {}
 
-    def read(path: str, dtype: np.dtype | None) -> np.ndarray:
-        try:
-            return read_param(folder, path, stored[path], dtype)
-        except CheckpointError as error:
-            raise ConversionError(str(error)) from error
+    def read_one(path: str, dtype: np.dtype | None) -> np.ndarray:
+        if path not in held:
+            held.clear()
+            with _as_conversion_error():
+                held.update(read_some(folder, {other: stored[other] for other in groups[path]}))
+        return held[path].astype(dtype or held[path].dtype, copy=False)
+
+    def read(dtype: np.dtype | None) -> dict[str, Any]:
+        with _as_conversion_error():
+            return restore_params(folder, abstract, dtype)
 
     released = {key: value for key, value in values.items() if key != STORAGE_BLOCK}
     types = {path: np.dtype(leaf.dtype) for path, leaf in stored.items()}
-    return _Source(config, types, read, folder, released, values.get(STORAGE_BLOCK, {}))
+    return _Source(config, types, read_one, read, folder, released, values.get(STORAGE_BLOCK, {}))
+
+
+@contextmanager
+def _as_conversion_error() -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise ConversionError(str(error)) from error
 
 
 def _complete_kind(folder: Path) -> Literal["released", "orbax"]:
