@@ -59,6 +59,24 @@ def test_damage_in_the_middle_is_named(tmp_path: Path, name: str, hit: int) -> N
         assert lost == sorted(again.lost)
 
 
+@pytest.mark.parametrize("name, kept", [("h264_short_groups.mp4", 0.5), ("av1.mp4", 0.5), ("av1.mp4", 0.0)])
+def test_lost_frame_is_lost_even_when_asked_for_alone(tmp_path: Path, name: str, kept: float) -> None:
+    """A frame that leans on damage comes out of the decoder without a complaint of its own, before or after it."""
+    source = make_clip(CLIP_NAMED[name], tmp_path)
+    truth = decode_sequentially(source)
+    for hit in (25, 61):
+        start, size = packet_places(source)[hit]
+        path = with_zeros(source, tmp_path / "damaged.mp4", start + int(kept * size), size - int(kept * size))
+        with open_video(path) as video:
+            lost = video.read(range(120), on_damage="skip").lost
+        assert lost
+        for index in range(lost[0] - 4, lost[0] + 8):
+            with open_video(path) as video:
+                alone = video.read([index], on_damage="skip")
+            assert (index in alone.lost) == (index in lost), index
+            assert alone.lost or np.array_equal(alone.frames[0], truth[index])
+
+
 @pytest.mark.parametrize("name", ["h264_moov_first.mp4", "h264_open_groups.mkv", "hevc_open_groups.mkv", "av1.mkv"])
 @pytest.mark.parametrize("share", [0.6, 0.95])
 def test_cut_short_file_names_what_is_missing(tmp_path: Path, name: str, share: float) -> None:
