@@ -3,6 +3,7 @@
 Source: ours (docs/tiny.md).
 """
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,19 @@ def shared_bank(config: TrainConfig, folder: Path, heldout: bool) -> GroupBank:
     return load_bank(path)
 
 
+def cached_features(model: VideoXLProModel, params: Params, bank: GroupBank, path: Path) -> np.ndarray:
+    """DTS outputs of the bank, kept beside it for the next stage under a name that tells tower and DTS."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves([params["vision_tower"], params["dts"]]):
+        digest.update(np.asarray(leaf).tobytes())
+    path = path.with_name(f"{path.name}_{digest.hexdigest()[:12]}.npy")
+    if not path.exists():
+        part = path.with_name(f".part-{path.name}")
+        np.save(part, encode_bank(model, params, bank, EVAL_CHUNK))
+        part.replace(path)
+    return np.load(path)
+
+
 def _vision_stage(
     config: TrainConfig, model: VideoXLProModel, params: Params, workdir: Path
 ) -> tuple[Callable, Callable]:
@@ -116,7 +130,7 @@ def _answer_stage(
     feeds = []
     for flag in (False, True):
         bank = shared_bank(config, workdir.parent, flag)
-        features = encode_bank(model, params, bank, EVAL_CHUNK)
+        features = cached_features(model, params, bank, workdir.parent / ("heldout" if flag else "bank"))
         feeds.append(AnswerFeed(features, BankIndex(bank), tokenizer, model.config))
     check = jax.jit(answer_check(config.stage, model))
     rng = np.random.default_rng(config.seed + 1)

@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
         config.seed += 1000
         config.stage.loss = "answers"
         config.stage.trainable = ("projector", "selector", "llm")
-        config.stage.num_steps = 500
+        config.stage.num_steps = 450
         config.optimizer.peak_rate = 2e-3
         config.optimizer.warmup_steps = 60
         config.optimizer.final_share = 0.3
