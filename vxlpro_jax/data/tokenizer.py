@@ -15,6 +15,7 @@ from vxlpro_jax.data import synthetic, synthetic_questions
 from vxlpro_jax.vocabulary import END_OF_TEXT, IM_END, IM_START, SYSTEM_PROMPT
 
 TOKENIZER_FILE = "tokenizer.json"
+_TOKENIZERS_ERROR: type[Exception] = Exception  # tokenizers raises Exception itself, and no kind of it
 # Qwen2.5's own rule with {1,2} after \p{N}.
 SPLIT_RULE = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}"
@@ -87,10 +88,12 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
     if file.is_file():
         text = file.read_text(encoding="utf-8")
         try:
-            json.loads(text)  # tokenizers raises plain Exception on text that is no JSON
-        except json.JSONDecodeError as error:
+            json.loads(text)
+            return TextTokenizer(Tokenizer.from_str(text))
+        except _TOKENIZERS_ERROR as error:
+            if type(error) not in (_TOKENIZERS_ERROR, json.JSONDecodeError):
+                raise
             raise ValueError(f"{file}: not a tokenizer file ({error})") from error
-        return TextTokenizer(Tokenizer.from_str(text))
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         from transformers import AutoTokenizer  # slow to import, and needed for the older file layout only
 
