@@ -104,6 +104,9 @@ def evaluate(
         start = time.perf_counter()
         result = run_benchmark(benchmark, model, workdir, options, model_knobs, show_prompt)
         seconds = time.perf_counter() - start
+        if result.num_resumed:
+            said = f"{name}: {result.num_resumed} answers were taken from {workdir}; delete it to ask them again"
+            print(said, file=sys.stderr)
         verdicts = judge(result, bars)
         sections.append(to_markdown(result, verdicts) + f"\n{seconds:.0f} s.\n")
         print(sections[-1], flush=True)
@@ -129,7 +132,8 @@ def describe_model(model: "vxlpro_jax.VideoXLPro", source: str) -> dict[str, obj
     for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
-    return {"model": source or "embedded", "fingerprint": digest.hexdigest(), "selector": config["selector"]}
+    identity = {"model": source or "embedded", "fingerprint": digest.hexdigest(), "selector": config["selector"]}
+    return {**identity, "version": vxlpro_jax.__version__}
 
 
 def prompt_text(model: "vxlpro_jax.VideoXLPro", index: "vxlpro_jax.VideoIndex", question: str) -> str:
