@@ -17,8 +17,9 @@ def get_config() -> ConfigDict:
             "trainable": (),
             "num_steps": 0,
             "group_weight": 1.0,
-            "ranking_weight": 0.3,
-            "ranking_sharpness": 20.0,
+            "ranking_weight": 0.5,
+            "ranking_sharpness": 8.0,
+            "private_stamps": False,
         }
     )
     config.optimizer = ConfigDict(

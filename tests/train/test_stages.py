@@ -29,7 +29,9 @@ MODEL = VideoXLProModel(SMALL)
 
 
 def stage(loss, *trainable):
-    return StageConfig(loss, trainable, 10, group_weight=1.0, ranking_weight=0.3, ranking_sharpness=20.0)
+    return StageConfig(
+        loss, trainable, 10, group_weight=1.0, ranking_weight=0.3, ranking_sharpness=20.0, private_stamps=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +163,16 @@ def test_the_bank_is_encoded_whole_whatever_the_chunk(bank, params):
     one, other = (encode_bank(MODEL, params, few, chunk) for chunk in (4, 16))
     assert one.shape == (10, 4, 4, SMALL.vision.dim) and one.dtype == np.float16
     np.testing.assert_allclose(one, other, atol=2e-3)
+
+
+@pytest.mark.parametrize(("private", "num_layers", "reached"), [(True, 1, False), (False, 1, True), (True, 2, True)])
+def test_private_stamps_reach_the_answer_through_their_groups_alone(feed, private, num_layers, reached):
+    """In one layer text can read a stamp only directly; in two, by way of the group's own tokens."""
+    selector = replace(SMALL.selector, add_scores=False)  # scores depend on the stamps and would carry them too
+    model = VideoXLProModel(replace(SMALL, llm=replace(SMALL.llm, num_layers=num_layers), selector=selector))
+    params = nn.unbox(jax.jit(lambda: init_params(model.config, jax.random.key(0)))())
+    batch = feed.draw(np.random.default_rng(0), RowMix(4, 4, 512, 1.0, 0.0))
+    other = batch._replace(rows=batch.rows._replace(stamp_ids=batch.rows.stamp_ids[:, ::-1]))
+    loss = jax.jit(stage_loss(replace(stage("answers"), private_stamps=private), model))
+    one, changed = (float(loss(params, each)[1]["answer_loss"]) for each in (batch, other))
+    assert (abs(one - changed) > 1e-5) == reached

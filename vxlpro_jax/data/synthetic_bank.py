@@ -6,6 +6,7 @@ group of four frames is drawn apart.
 """
 
 import io
+import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ def build_bank(seed: int, num_videos: int, image_size: int, frames_per_group: in
     if workers <= 1:
         yield from map(render_one, range(num_videos))
         return
-    with ProcessPoolExecutor(workers) as pool:
+    # Spawned: the caller's process may hold threads (jax does), with which a fork can hang.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(render_one, range(num_videos), chunksize=8)
 
 

@@ -15,7 +15,7 @@ from vxlpro_jax.data.synthetic_bank import COLOUR_NAMES, GLYPHS, GROUPS_PER_VIDE
 from vxlpro_jax.data.synthetic_questions import QUESTION_KINDS, WHEN_ANSWER, draw_question
 
 # How often each kind of question is drawn: times need density (docs/tiny.md).
-KIND_WEIGHTS = {"shape": 0.13, "colour": 0.13, "digit": 0.13, "direction": 0.15, "when": 0.28, "first": 0.18}
+KIND_WEIGHTS = {"shape": 0.11, "colour": 0.13, "digit": 0.12, "direction": 0.11, "when": 0.36, "first": 0.17}
 NEEDS = {
     "shape": ("shape_card",),
     "digit": ("digit_card",),

@@ -117,7 +117,7 @@ TINY = replace(
         mlp_dim=256,
         tie_embeddings=False,
     ),
-    max_context_len=512,
+    max_context_len=256,
     label_mask="answers",
 )
 

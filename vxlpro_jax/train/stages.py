@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from vxlpro_jax.models.dts import pack_frames
 from vxlpro_jax.models.projector import pool_grid
-from vxlpro_jax.models.video_xl_pro import VideoXLProModel
+from vxlpro_jax.models.video_xl_pro import ModelOutput, VideoXLProModel
 from vxlpro_jax.train.losses import next_token_loss, ranking_loss
 from vxlpro_jax.train.state import Params
 from vxlpro_jax.train.vision_heads import heads_loss
@@ -31,6 +31,8 @@ class StageConfig:
     trainable: modules that are trained. num_steps: updates. group_weight: of the heads on groups beside those on
     frames.
     ranking_weight, ranking_sharpness: of the listwise loss on the selector's scores beside the next-token loss.
+    private_stamps: a group's stamp is seen by that group's tokens alone, so that the time reaches the answer only
+    through what the group shows; without such a stage the LLM copies times without binding them to what happened then.
     """
 
     loss: Literal["frames", "groups", "answers"]
@@ -39,6 +41,7 @@ class StageConfig:
     group_weight: float
     ranking_weight: float
     ranking_sharpness: float
+    private_stamps: bool
 
 
 class VisionBatch(NamedTuple):
@@ -106,7 +109,9 @@ def _group_loss(config: StageConfig, model: VideoXLProModel, params: Params, bat
 
 def _answer_loss(config: StageConfig, model: VideoXLProModel, params: Params, batch: AnswerBatch):
     visual = project(model, params, batch.features.astype(model.dtype))
-    output = model.apply({"params": params}, visual, batch.rows, batch.selection, batch.width.shape[0])
+    forward = _with_private_stamps if config.private_stamps else VideoXLProModel.__call__
+    args = (visual, batch.rows, batch.selection, batch.width.shape[0])
+    output = model.apply({"params": params}, *args, method=forward)
     answer_loss, right = next_token_loss(output.logits, output.labels)
     real = batch.rows.video_of_group >= 0
     order_loss = ranking_loss(output.scores, batch.relevant, real, config.ranking_sharpness)
@@ -118,6 +123,20 @@ def _answer_loss(config: StageConfig, model: VideoXLProModel, params: Params, ba
         "right": right.mean(dtype=jnp.float32),
     }
     return loss, metrics, right, output.scores
+
+
+def _with_private_stamps(module: VideoXLProModel, visual: Array, rows: RowBatch, selection: Selection, length: int):
+    """The model's training path, but a group's stamp is seen by the tokens of that group alone."""
+    merged, scores = module.merge(visual, rows, selection, length)
+    text_len, (_, num_groups, stamp_len) = rows.text_ids.shape[1], rows.stamp_ids.shape
+    place = merged.source - text_len
+    is_stamp = (place >= 0) & (place < num_groups * stamp_len)
+    in_video = jnp.where(is_stamp, place // stamp_len, (place - num_groups * stamp_len) // visual.shape[2])
+    group = jnp.where(place >= 0, in_video, -1)
+    visible = ~is_stamp[:, None, :] | (group[:, :, None] == group[:, None, :])
+    positions = jnp.maximum(jnp.cumsum(merged.valid, -1) - 1, 0)
+    hidden, _ = module.llm(merged.embeds, positions, merged.valid, visible=visible)
+    return ModelOutput(module.llm.logits(hidden), merged.labels, scores)
 
 
 def answer_check(config: StageConfig, model: VideoXLProModel) -> Callable[[Params, AnswerBatch], tuple[Array, Array]]:
