@@ -4,6 +4,7 @@ Source: issue "Ask a video", section 3 (peak memory). Parameters lie in a sub-fo
 a tokenizer can stand beside them as in the released layout.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 PARAMS_FOLDER = "params"
+_ALIGNMENT = 64  # bytes; numpy arrays at such addresses become jax arrays without a copy on CPU
 
 
 class CheckpointError(ValueError):
@@ -89,7 +91,24 @@ def read_some(
     except (OSError, ValueError) as error:
         names = ", ".join(list(wanted)[:3])
         raise CheckpointError(f"{folder / PARAMS_FOLDER}: {names} ... cannot be read ({error}).") from error
-    return flatten_dict(tree, sep="/")
+    return {path: _align(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an uninitialised array that jax can take over without a copy."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    raw = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + num_bytes].view(dtype).reshape(shape)
+
+
+def _align(leaf: Any) -> Any:
+    """Return a numpy array at an address as `aligned_empty` chooses it; a jax array as it is."""
+    if not isinstance(leaf, np.ndarray) or leaf.ctypes.data % _ALIGNMENT == 0:
+        return leaf
+    copy = aligned_empty(leaf.shape, leaf.dtype)
+    copy[...] = leaf
+    return copy
 
 
 def read_groups(leaves: Mapping[str, jax.ShapeDtypeStruct], group_bytes: int = 2**27) -> list[list[str]]:

@@ -14,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from vxlpro_jax.checkpoint import aligned_empty
 from vxlpro_jax.convert.errors import ConversionError, name_some
 from vxlpro_jax.convert.qwen2_rules import EMBEDDING_KEY, HEAD_KEY
 from vxlpro_jax.convert.released_config import STORAGE_BLOCK, config_from_released
@@ -25,7 +26,6 @@ from vxlpro_jax.models.presets import VideoXLProConfig
 from vxlpro_jax.models.video_xl_pro import abstract_params, init_params
 
 _VISION_INFIX = "vision_model."
-_ALIGNMENT = 64  # bytes; arrays at such addresses become jax arrays without a copy on CPU
 
 
 @dataclass(frozen=True)
@@ -141,20 +141,12 @@ def read_leaf(plan: WeightPlan, path: str, dtype: np.dtype | None = None) -> np.
     kind = np.dtype(dtype or leaf_types(plan)[path])
     if path in plan.fresh:
         return plan.fresh[path].astype(kind, copy=False)
-    leaf = _aligned(leaf_shapes(plan.config)[path], kind)
+    leaf = aligned_empty(leaf_shapes(plan.config)[path], kind)
     for placement in plan.placements:
         if placement.path == path:
             target = leaf if placement.layer is None else leaf[placement.layer]
             read_into(plan.tensors[placement.torch_key], TRANSFORMS[placement.transform].to_torch(target))
     return leaf
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an uninitialised array that jax can take over without a copy."""
-    num_bytes = int(np.prod(shape)) * dtype.itemsize
-    raw = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + num_bytes].view(dtype).reshape(shape)
 
 
 def fresh_params(config: VideoXLProConfig, parts: tuple[str, ...], seed: int) -> dict[str, np.ndarray]:
