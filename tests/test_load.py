@@ -11,7 +11,8 @@ import pytest
 from tests.infer.askable import CONFIG, WORDS, askable, random_index
 from vxlpro_jax.convert import ConversionError, save_params_as
 from vxlpro_jax.data.tokenizer import save_tiny_tokenizer
-from vxlpro_jax.load import load
+from vxlpro_jax.load import EMBEDDED, load
+from vxlpro_jax.models.presets import TINY
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,12 @@ def test_either_layout(folder, layout):
     assert model.fingerprint == askable().fingerprint
     index = random_index(3)
     assert model.ask(index, WORDS, max_new_tokens=4).text == askable().ask(index, WORDS, max_new_tokens=4).text
+
+
+def test_the_embedded_model():
+    model = load()
+    assert model.config == TINY
+    assert sum(file.stat().st_size for file in EMBEDDED.iterdir()) <= 10e6
 
 
 def test_working_type(folder):

@@ -27,7 +27,7 @@ def index(source, model=None, **options):
 
 
 def close(ours, expected) -> None:
-    np.testing.assert_allclose(ours, expected, atol=2e-5)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-3)  # tokens are of size 100
 
 
 def test_batches_do_not_show():
@@ -111,7 +111,7 @@ def test_damage_raises_or_is_reported(tmp_path):
     assert spared.end_s == 9
     close(spared.tokens, index(frames(10)[good]).tokens)
     with pytest.raises(VideoError, match="none of the chosen frames"):
-        index(_damaged_folder(tmp_path / "gone", 3, broken=(0, 1, 2)), on_damage="skip")
+        index(_damaged_folder(tmp_path / "gone", 10, broken=(0, 9)), max_frames=2, on_damage="skip")
 
 
 def test_a_real_damaged_file(shared_videos):
