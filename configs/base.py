@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
             "group_weight": 1.0,
             "ranking_weight": 0.5,
             "ranking_sharpness": 8.0,
-            "private_stamps": False,
+            "stamp_weight": 0.0,
         }
     )
     config.optimizer = ConfigDict(

@@ -25,7 +25,14 @@ from vxlpro_jax.train.optimizers import make_optimizer
 from vxlpro_jax.train.stages import answer_check, stage_loss
 from vxlpro_jax.train.state import Params, TrainState, new_state
 from vxlpro_jax.train.step import make_train_step
-from vxlpro_jax.train.vision_feed import encode_bank, frame_batches, group_batches, labelled, whitened_patches
+from vxlpro_jax.train.vision_feed import (
+    encode_bank,
+    frame_batches,
+    group_batches,
+    labelled,
+    whitened_patches,
+    with_unit_features,
+)
 from vxlpro_jax.train.vision_heads import new_heads
 
 # Frames whose patches are whitened, and the variance (pixels in [-1, 1]) below which a component counts as noise.
@@ -48,7 +55,10 @@ def run(config: TrainConfig, workdir: Path) -> TrainState:
     step = make_train_step(stage_loss(config.stage, model), config.stage.trainable, optimizer)
     state = new_state(params, config.stage.trainable, optimizer)
     state = run_loop(state, step, make_batch, config.stage.num_steps, config.loop, workdir, evaluate)
-    save_model(state.params, workdir)
+    params = state.params
+    if config.stage.loss == "groups":
+        params = with_unit_features(model, params, shared_bank(config, workdir.parent, heldout=True), EVAL_ROWS)
+    save_model(params, workdir)
     return state
 
 

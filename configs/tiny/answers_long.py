@@ -16,12 +16,48 @@ def get_config() -> ConfigDict:
         config.seed += 2000
         config.stage.loss = "answers"
         config.stage.trainable = ("projector", "selector", "llm")
+        config.stage.stamp_weight = 0.3
         config.stage.num_steps = 700
         config.optimizer.peak_rate = 1.2e-3
         config.optimizer.warmup_steps = 40
-        config.rows.g4 = {"num_groups": 4, "batch_size": 96, "length": 256, "weight": 0.15, "drop": 0.3}
-        config.rows.g8 = {"num_groups": 8, "batch_size": 64, "length": 256, "weight": 0.2, "drop": 0.3}
-        config.rows.g16 = {"num_groups": 16, "batch_size": 48, "length": 256, "weight": 0.4, "drop": 0.3}
-        config.rows.g64 = {"num_groups": 64, "batch_size": 24, "length": 256, "weight": 0.15, "drop": 0.3}
-        config.rows.g256 = {"num_groups": 256, "batch_size": 12, "length": 256, "weight": 0.1, "drop": 0.5}
+        config.rows.g4 = {
+            "num_groups": 4,
+            "batch_size": 96,
+            "length": 256,
+            "weight": 0.15,
+            "drop": 0.3,
+            "when_share": 0.36,
+        }
+        config.rows.g8 = {
+            "num_groups": 8,
+            "batch_size": 64,
+            "length": 256,
+            "weight": 0.2,
+            "drop": 0.3,
+            "when_share": 0.36,
+        }
+        config.rows.g16 = {
+            "num_groups": 16,
+            "batch_size": 48,
+            "length": 256,
+            "weight": 0.4,
+            "drop": 0.3,
+            "when_share": 0.36,
+        }
+        config.rows.g64 = {
+            "num_groups": 64,
+            "batch_size": 24,
+            "length": 256,
+            "weight": 0.15,
+            "drop": 0.3,
+            "when_share": 0.36,
+        }
+        config.rows.g256 = {
+            "num_groups": 256,
+            "batch_size": 12,
+            "length": 256,
+            "weight": 0.1,
+            "drop": 0.5,
+            "when_share": 0.36,
+        }
     return config

@@ -16,12 +16,33 @@ def get_config() -> ConfigDict:
         config.seed += 1000
         config.stage.loss = "answers"
         config.stage.trainable = ("projector", "selector", "llm")
-        config.stage.private_stamps = True
+        config.stage.stamp_weight = 0.5
         config.stage.num_steps = 450
         config.optimizer.peak_rate = 2e-3
         config.optimizer.warmup_steps = 60
         config.optimizer.final_share = 0.3
-        config.rows.g1 = {"num_groups": 1, "batch_size": 160, "length": 256, "weight": 0.4, "drop": 0.0}
-        config.rows.g2 = {"num_groups": 2, "batch_size": 128, "length": 256, "weight": 0.3, "drop": 0.0}
-        config.rows.g4 = {"num_groups": 4, "batch_size": 96, "length": 256, "weight": 0.3, "drop": 0.0}
+        config.rows.g1 = {
+            "num_groups": 1,
+            "batch_size": 160,
+            "length": 256,
+            "weight": 0.4,
+            "drop": 0.0,
+            "when_share": 0.36,
+        }
+        config.rows.g2 = {
+            "num_groups": 2,
+            "batch_size": 128,
+            "length": 256,
+            "weight": 0.3,
+            "drop": 0.0,
+            "when_share": 0.36,
+        }
+        config.rows.g4 = {
+            "num_groups": 4,
+            "batch_size": 96,
+            "length": 256,
+            "weight": 0.3,
+            "drop": 0.0,
+            "when_share": 0.36,
+        }
     return config

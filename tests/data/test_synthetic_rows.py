@@ -20,7 +20,7 @@ def test_relevant_groups_show_the_answer_and_no_others_do(bank, num_groups):
     index, rng = BankIndex(bank), np.random.default_rng(1)
     kinds = set()
     for _ in range(200):
-        row = compose_row(rng, index, num_groups)
+        row = compose_row(rng, index, num_groups, 0.3)
         kind = QUESTION_KINDS[row.kind]
         kinds.add(kind)
         groups = row.bank_groups[row.relevant]
@@ -47,7 +47,7 @@ def test_an_event_over_several_groups_keeps_its_look_and_its_frames_meet(bank):
     index, rng = BankIndex(bank), np.random.default_rng(2)
     seen = 0
     for _ in range(300):
-        row = compose_row(rng, index, 16)
+        row = compose_row(rng, index, 16, 0.3)
         if QUESTION_KINDS[row.kind] == "first":
             continue
         places = np.flatnonzero(row.relevant)
@@ -68,4 +68,4 @@ def test_a_bank_without_the_look_is_named():
         *(np.full((2, 4), -1),) * 2,
     )
     with pytest.raises(ValueError, match="the bank has no group with .* too small"):
-        compose_row(np.random.default_rng(0), BankIndex(empty), 4)
+        compose_row(np.random.default_rng(0), BankIndex(empty), 4, 0.3)

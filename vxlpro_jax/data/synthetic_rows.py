@@ -14,8 +14,8 @@ from vxlpro_jax.data.synthetic import COLOURS, DIGITS, DIRECTIONS, SHAPES, Event
 from vxlpro_jax.data.synthetic_bank import COLOUR_NAMES, GLYPHS, GROUPS_PER_VIDEO, KINDS, GroupBank
 from vxlpro_jax.data.synthetic_questions import QUESTION_KINDS, WHEN_ANSWER, draw_question
 
-# How often each kind of question is drawn: times need density (docs/tiny.md).
-KIND_WEIGHTS = {"shape": 0.11, "colour": 0.13, "digit": 0.12, "direction": 0.11, "when": 0.36, "first": 0.17}
+# How often each kind of question is drawn among those that are not about a time.
+KIND_WEIGHTS = {"shape": 0.18, "colour": 0.2, "digit": 0.18, "direction": 0.18, "first": 0.26}
 NEEDS = {
     "shape": ("shape_card",),
     "digit": ("digit_card",),
@@ -88,15 +88,15 @@ class BankIndex:
         return int(found[rng.integers(len(found))])
 
 
-def compose_row(rng: np.random.Generator, index: BankIndex, num_groups: int) -> ComposedRow:
-    """A video of num_groups groups with a question about it."""
-    kinds = [kind for kind in QUESTION_KINDS if num_groups > 1 or kind != "first"]
+def compose_row(rng: np.random.Generator, index: BankIndex, num_groups: int, when_share: float) -> ComposedRow:
+    """A video of num_groups groups with a question about it, with probability when_share one about a time."""
+    kinds = [kind for kind in KIND_WEIGHTS if num_groups > 1 or kind != "first"]
     weights = np.array([KIND_WEIGHTS[kind] for kind in kinds])
-    kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+    kind = "when" if rng.random() < when_share else kinds[rng.choice(len(kinds), p=weights / weights.sum())]
     placed = _place(rng, _draw_cast(rng, kind, num_groups), num_groups, index.frames_per_group)
     step = int(rng.choice(GROUP_STEPS_S))
     latest = max(MAX_TIME_S - step * num_groups, 1)
-    start = 0 if rng.random() < 0.5 else int(rng.integers(0, latest))
+    start = 0 if rng.random() < 0.3 else int(rng.integers(0, latest))
     times_s = start + step * np.arange(num_groups)
     question = draw_question(rng, kind, tuple(sorted((item.event for item in placed), key=lambda event: event.start_s)))
     needed = _asked(question.question, question.start_s, kind, placed)

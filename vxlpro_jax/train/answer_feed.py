@@ -26,6 +26,7 @@ class RowMix:
     """One kind of batch: rows per step, groups per row, rows kept after selection at most, and how often it is drawn.
 
     drop: share of rows whose budget is drawn at random below what they need, so that the selector has to choose.
+    when_share: share of questions about a time, which need more examples than the others.
     """
 
     num_groups: int
@@ -33,6 +34,7 @@ class RowMix:
     length: int
     weight: float
     drop: float
+    when_share: float
 
 
 class AnswerFeed:
@@ -55,7 +57,7 @@ class AnswerFeed:
 
     def draw(self, rng: np.random.Generator, mix: RowMix) -> AnswerBatch:
         """A batch of freshly composed rows."""
-        rows = [compose_row(rng, self.index, mix.num_groups) for _ in range(mix.batch_size)]
+        rows = [compose_row(rng, self.index, mix.num_groups, mix.when_share) for _ in range(mix.batch_size)]
         prompts = [question_prompt(row.question, self.tokenize, answer=row.answer) for row in rows]
         stamps = [[stamp_ids(row.times_s.tolist(), self.config.stamps, self.tokenize)] for row in rows]
         stamp_len = self.config.stamps.num_tokens

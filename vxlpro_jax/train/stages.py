@@ -5,7 +5,7 @@ are weighed.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from vxlpro_jax.models.dts import pack_frames
 from vxlpro_jax.models.projector import pool_grid
-from vxlpro_jax.models.video_xl_pro import ModelOutput, VideoXLProModel
+from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.train.losses import next_token_loss, ranking_loss
 from vxlpro_jax.train.state import Params
 from vxlpro_jax.train.vision_heads import heads_loss
@@ -31,8 +31,7 @@ class StageConfig:
     trainable: modules that are trained. num_steps: updates. group_weight: of the heads on groups beside those on
     frames.
     ranking_weight, ranking_sharpness: of the listwise loss on the selector's scores beside the next-token loss.
-    private_stamps: a group's stamp is seen by that group's tokens alone, so that the time reaches the answer only
-    through what the group shows; without such a stage the LLM copies times without binding them to what happened then.
+    stamp_weight: of the loss by which visual tokens tell the time of their group from the LLM's middle layer.
     """
 
     loss: Literal["frames", "groups", "answers"]
@@ -41,7 +40,7 @@ class StageConfig:
     group_weight: float
     ranking_weight: float
     ranking_sharpness: float
-    private_stamps: bool
+    stamp_weight: float
 
 
 class VisionBatch(NamedTuple):
@@ -109,9 +108,8 @@ def _group_loss(config: StageConfig, model: VideoXLProModel, params: Params, bat
 
 def _answer_loss(config: StageConfig, model: VideoXLProModel, params: Params, batch: AnswerBatch):
     visual = project(model, params, batch.features.astype(model.dtype))
-    forward = _with_private_stamps if config.private_stamps else VideoXLProModel.__call__
     args = (visual, batch.rows, batch.selection, batch.width.shape[0])
-    output = model.apply({"params": params}, *args, method=forward)
+    output = model.apply({"params": params}, *args)
     answer_loss, right = next_token_loss(output.logits, output.labels)
     real = batch.rows.video_of_group >= 0
     order_loss = ranking_loss(output.scores, batch.relevant, real, config.ranking_sharpness)
@@ -122,21 +120,38 @@ def _answer_loss(config: StageConfig, model: VideoXLProModel, params: Params, ba
         "ranking_loss": order_loss,
         "right": right.mean(dtype=jnp.float32),
     }
+    if config.stamp_weight:
+        half, half_params = _lower_half(model, params)
+        metrics["stamp_loss"] = half.apply({"params": half_params}, *args, method=stamp_loss)
+        metrics["loss"] = loss = loss + config.stamp_weight * metrics["stamp_loss"]
     return loss, metrics, right, output.scores
 
 
-def _with_private_stamps(module: VideoXLProModel, visual: Array, rows: RowBatch, selection: Selection, length: int):
-    """The model's training path, but a group's stamp is seen by the tokens of that group alone."""
-    merged, scores = module.merge(visual, rows, selection, length)
-    text_len, (_, num_groups, stamp_len) = rows.text_ids.shape[1], rows.stamp_ids.shape
-    place = merged.source - text_len
-    is_stamp = (place >= 0) & (place < num_groups * stamp_len)
-    in_video = jnp.where(is_stamp, place // stamp_len, (place - num_groups * stamp_len) // visual.shape[2])
-    group = jnp.where(place >= 0, in_video, -1)
-    visible = ~is_stamp[:, None, :] | (group[:, :, None] == group[:, None, :])
+def stamp_loss(module: VideoXLProModel, visual: Array, rows: RowBatch, selection: Selection, length: int) -> Array:
+    """Cross entropy of a group's time read from its visual tokens: they say the last two tokens of its stamp in turn.
+
+    A time is copied into an answer from what the asked-about group shows only if the group's tokens hold it; the
+    answer alone asks for that too faintly (docs/tiny.md).
+    """
+    merged, _ = module.merge(visual, rows, selection, length)
+    _, num_groups, stamp_len = rows.stamp_ids.shape
+    place = merged.source - rows.text_ids.shape[1] - num_groups * stamp_len
+    group, token = jnp.maximum(place, 0) // visual.shape[2], jnp.maximum(place, 0) % visual.shape[2]
+    last_two = rows.stamp_ids[:, :, -2:].reshape(rows.stamp_ids.shape[0], -1)
+    labels = jnp.take_along_axis(last_two, 2 * group + token % 2, axis=1)
     positions = jnp.maximum(jnp.cumsum(merged.valid, -1) - 1, 0)
-    hidden, _ = module.llm(merged.embeds, positions, merged.valid, visible=visible)
-    return ModelOutput(module.llm.logits(hidden), merged.labels, scores)
+    hidden, _ = module.llm(merged.embeds, positions, merged.valid)
+    log_probs = jax.nn.log_softmax(module.llm.logits(hidden))
+    picked = jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+    return -jnp.where(place >= 0, picked, 0).sum() / jnp.maximum((place >= 0).sum(), 1)
+
+
+def _lower_half(model: VideoXLProModel, params: Params) -> tuple[VideoXLProModel, Params]:
+    """The model with the first half of the LLM's layers."""
+    num_layers = model.config.llm.num_layers // 2
+    config = replace(model.config, llm=replace(model.config.llm, num_layers=num_layers))
+    layers = jax.tree.map(lambda leaf: leaf[:num_layers], params["llm"]["layers"])
+    return model.clone(config=config), {**params, "llm": {**params["llm"], "layers": layers}}
 
 
 def answer_check(config: StageConfig, model: VideoXLProModel) -> Callable[[Params, AnswerBatch], tuple[Array, Array]]:

@@ -111,3 +111,19 @@ def encode_bank(model: VideoXLProModel, params: Params, bank: GroupBank, chunk: 
         chosen = np.minimum(np.arange(start, start + chunk), len(bank) - 1)
         parts.append(np.asarray(encode(params, labelled(take(bank, chosen)).pixels)))
     return np.concatenate(parts)[: len(bank)]
+
+
+def with_unit_features(model: VideoXLProModel, params: Params, bank: GroupBank, num_groups: int) -> Params:
+    """The parameters with the DTS's last convolution scaled so that its outputs have a mean square of one on the bank.
+
+    The heads are blind to scale, and features grow to hundreds under them. The projector passes that on, and in the
+    LLM what attention writes into a visual token (the time of its group, say) and the score that is added to it would
+    both be lost.
+    """
+    chosen = np.linspace(0, len(bank) - 1, num_groups).astype(int)
+    features = jax.jit(lambda params, pixels: dts_features(model, params, pixels)[1])
+    scale = np.sqrt(np.square(np.asarray(features(params, labelled(take(bank, chosen)).pixels))).mean())
+    last = f"stage_{model.config.dts.num_stages - 1}"
+    stage = params["dts"][last]
+    conv = jax.tree.map(lambda leaf: leaf / scale, stage["conv"])
+    return {**params, "dts": {**params["dts"], last: {**stage, "conv": conv}}}
