@@ -135,10 +135,8 @@ class Qwen2(nn.Module):
         positions: Int[Array, "B L"],
         valid: Bool[Array, "B L"],
         cache: KVCache | None = None,
-        visible: Bool[Array, "B L S"] | None = None,
     ) -> tuple[Float[Array, "B L D"], KVCache | None]:
-        """Hidden states after the final norm. valid True = a real token (others are attended by nobody). visible True
-        = the query may see the key (None: whatever comes before it).
+        """Hidden states after the final norm. valid True = a real token (others are attended by nobody).
 
         With a cache the tokens are written to its next slots and see what it holds; the caller sees to it that they
         fit.
@@ -151,8 +149,6 @@ class Qwen2(nn.Module):
             stored = (cache.keys, cache.values)
             key_valid = jax.lax.dynamic_update_slice(cache.valid, valid, (0, slot))
         mask = causal_mask(key_valid, slot, length)
-        if visible is not None:
-            mask = mask & visible
         layer_numbers = jnp.arange(self.config.num_layers)
         (x, stored), _ = self.layers((x, stored), layer_numbers, positions, mask, slot)
         if cache is not None:
