@@ -117,7 +117,7 @@ TINY = replace(
         mlp_dim=256,
         tie_embeddings=False,
     ),
-    max_context_len=256,
+    max_context_len=384,  # 256 rows of prompt, as it was trained, and 128 that ask() leaves for the answer
     label_mask="answers",
 )
 
