@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -113,6 +114,7 @@ def test_stock_folders_saved_by_transformers_compute_the_same(config: VideoXLPro
     tower.save_pretrained(tmp_path / "siglip")
     loaded, params = load_params([tmp_path / "qwen", tmp_path / "siglip"])
     assert (loaded.llm, loaded.vision) == (config.llm, config.vision)
+    params = jax.device_put(params)
 
     ids = np.random.default_rng(0).integers(0, config.llm.vocab_size, (2, 11))
     valid = np.arange(11)[None] < np.array([[11], [7]])
