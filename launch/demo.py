@@ -54,7 +54,7 @@ def run(video: Path, questions: list[str], truth: list[dict[str, Any]]) -> dict[
             bar.total = total
             bar.update(done - bar.n)
 
-        index = model.index(video, on_damage="skip", progress=progress)
+        index = model.index(video, progress=progress)
     answers = []
     for number, question in enumerate(tqdm(questions, desc="answering", unit="question")):
         answer = model.ask(index, question)

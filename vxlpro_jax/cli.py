@@ -6,6 +6,7 @@ Source: ours. Messages for people go to stderr; answers to stdout. Bad arguments
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,15 +101,15 @@ def _encode(model: Any, path: str, arguments: argparse.Namespace) -> Any:
             bar.total = total
             bar.update(done - bar.n)
 
-        index = model.index(
-            path,
-            fps=arguments.fps,
-            max_frames=arguments.max_frames,
-            sampling=arguments.sampling,
-            on_damage="skip",
-            frames_per_batch=arguments.frames_per_batch,
-            progress=progress,
-        )
+        with warnings.catch_warnings(action="ignore"):  # what was lost is said below
+            index = model.index(
+                path,
+                fps=arguments.fps,
+                max_frames=arguments.max_frames,
+                sampling=arguments.sampling,
+                frames_per_batch=arguments.frames_per_batch,
+                progress=progress,
+            )
     if index.lost:
         print(f"{path}: {len(index.lost)} frames cannot be decoded and were left out", file=sys.stderr)
     return index

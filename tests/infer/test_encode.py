@@ -101,9 +101,10 @@ def _damaged_folder(folder, num_images: int, broken: tuple[int, ...]):
 def test_damage_raises_or_is_reported(tmp_path):
     folder = _damaged_folder(tmp_path / "frames", 10, broken=(0, 6, 9))
     with pytest.raises(VideoError) as error:
-        index(folder)
+        index(folder, on_damage="raise")
     assert error.value.lost == (0, 6, 9)
-    spared = index(folder, on_damage="skip")
+    with pytest.warns(UserWarning, match="3 frames cannot be decoded"):
+        spared = index(folder)
     good = [1, 2, 3, 4, 5, 7, 8]
     assert spared.lost == (0, 6, 9)
     assert spared.frame_indices.tolist() == good
@@ -117,8 +118,9 @@ def test_damage_raises_or_is_reported(tmp_path):
 def test_a_real_damaged_file(shared_videos):
     path = shared_videos / "corrupted.mp4"
     with pytest.raises(VideoError) as error:
-        index(path, fps=2)
-    spared = index(path, fps=2, on_damage="skip")
+        index(path, fps=2, on_damage="raise")
+    with pytest.warns(UserWarning, match="cannot be decoded"):
+        spared = index(path, fps=2)
     assert error.value.lost and set(error.value.lost) <= set(spared.lost)
     assert len(spared.frame_indices) > 2 and not set(spared.frame_indices) & set(spared.lost)
     assert spared.source["bytes"] == path.stat().st_size

@@ -5,6 +5,7 @@ Source: SPEC 9 and 12 (quirk 11: the prompt).
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -97,7 +98,7 @@ class VideoXLPro:
         max_frames: int | None = None,
         times_s: Sequence[float] | None = None,
         sampling: Literal["fps", "released"] = "fps",
-        on_damage: Literal["raise", "skip"] = "raise",
+        on_damage: Literal["raise", "skip"] = "skip",
         frames_per_batch: int = 64,
         seed: int = 0,
         progress: Progress | None = None,
@@ -106,8 +107,8 @@ class VideoXLPro:
 
         source: a video file, a picture, a folder or list of images, or uint8 frames [T, H, W, 3] with times_s. fps:
         frames looked at per second, at most max_frames (then evenly over the whole). sampling: see infer/encode.py.
-        on_damage: "skip" leaves out frames that cannot be decoded and lists them in the index. Raises VideoError for
-        what cannot be read.
+        on_damage: "skip" leaves out frames that cannot be decoded, warns, and lists them in the index; "raise" raises
+        VideoError. Raises VideoError for what cannot be read at all.
         """
         for name, value in (("fps", fps), ("max_frames", max_frames), ("frames_per_batch", frames_per_batch)):
             if value is not None and not 0 < value < math.inf:
@@ -125,10 +126,13 @@ class VideoXLPro:
         with video:
             choice = choose_frames(video, sampling, fps, max_frames)
             rule = {"rule": sampling, "fps": fps, "max_frames": max_frames}
-            return index_video(
+            index = index_video(
                 *(self.model, self.params, self.fingerprint, video, choice, origin, rule),
                 *(on_damage, frames_per_batch, seed, progress),
             )
+        if index.lost:
+            warnings.warn(f"{video.path}: {len(index.lost)} frames cannot be decoded and were left out", stacklevel=2)
+        return index
 
     def ask(
         self,
