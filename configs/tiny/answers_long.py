@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
             "num_groups": 4,
             "batch_size": 96,
             "length": 256,
-            "weight": 0.15,
+            "weight": 0.05,
             "drop": 0.3,
             "when_share": 0.36,
         }
@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
             "num_groups": 16,
             "batch_size": 48,
             "length": 256,
-            "weight": 0.4,
+            "weight": 0.5,
             "drop": 0.3,
             "when_share": 0.36,
         }

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -93,7 +93,7 @@ def bank_video(seed: int, index: int, image_size: int, frames_per_group: int) ->
 
 def _paint_group(rng: np.random.Generator, frames: np.ndarray, times_s: np.ndarray, kind: int) -> dict:
     """Draw one random event of a kind (index into KINDS) into a group of frames; returns its labels."""
-    label = {"kind": kind, "glyph": -1, "colour": -1, "direction": -1, "shown": np.zeros(len(times_s), bool)}
+    label: dict[str, Any] = {"kind": kind, "glyph": -1, "colour": -1, "direction": -1, "shown": np.zeros(len(times_s), bool)}
     label |= {"column": np.full(len(times_s), -1), "row": np.full(len(times_s), -1)}
     name = KINDS[kind]
     if name == "none":
