@@ -1,6 +1,6 @@
 """Measures peak memory of conversion: subprocesses on a generated checkpoint, against the model plus one shard.
 
-Source: issue "Ask a video", section 3 (peak memory).
+Source: ours.
 
     python -m bench.convert_memory
 

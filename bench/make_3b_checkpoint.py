@@ -1,6 +1,6 @@
 """Makes a random checkpoint in the released layout, of full size by default: four bf16 shards, 7.2 GB.
 
-Source: issue "Ask a video", section 3 (full size for real).
+Source: SPEC 10.
 
     python -m bench.make_3b_checkpoint /big/disk/random-3b --tokenizer vxlpro_jax/assets/tiny
 

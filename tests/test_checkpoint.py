@@ -1,6 +1,6 @@
 """Orbax folders: bits survive, names and shapes are checked, damage is named.
 
-Source: issue "Ask a video", section 3.
+Source: ours.
 """
 
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 Names are looked up at first use, so that `import vxlpro_jax` costs milliseconds and starts no accelerator.
 
-Source: issue "Ask a video", section 5 (docs/ and README.md show the three calls together).
+Source: ours (README.md and docs/inference.md show the three calls together).
 """
 
 from importlib import import_module

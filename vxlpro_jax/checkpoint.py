@@ -1,6 +1,6 @@
 """The only file that knows Orbax: parameters to and from a folder, without holding them twice.
 
-Source: issue "Ask a video", section 3 (peak memory). Parameters lie in a sub-folder `params`, so that config.json and
+Source: ours. Parameters lie in a sub-folder `params`, so that config.json and
 a tokenizer can stand beside them as in the released layout.
 """
 

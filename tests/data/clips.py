@@ -1,6 +1,6 @@
 """Small clips of every codec and container with the frame's number written in its pixels, made through PyAV.
 
-Source: MACHINE.md "Video decoding" (the traps: B-frames, open groups, edit lists, odd clocks, invisible frames).
+Source: ours. The traps: B-frames, open groups, edit lists, odd clocks, invisible frames.
 """
 
 import shutil

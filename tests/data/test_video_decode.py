@@ -1,6 +1,6 @@
 """Exact frames: every codec and container, however they are read, equal to the plain loop bit by bit.
 
-Source: MACHINE.md "Video decoding"; ../shared/videos/README.md.
+Source: ours; what is stated of real clips is from ../shared/videos/README.md.
 """
 
 import os

@@ -1,6 +1,6 @@
 """decord, where it is allowed: the same bits as PyAV. Where it isn't, it is refused; without it, nothing is missing.
 
-Source: MACHINE.md "Video decoding".
+Source: ours.
 """
 
 import importlib.util

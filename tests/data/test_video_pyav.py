@@ -1,6 +1,6 @@
 """Damage is found, named and outlived; a truncated file is a short video with its losses named, or a clear error.
 
-Source: MACHINE.md "Video decoding"; ../shared/videos/README.md (corrupted.mp4).
+Source: ours; ../shared/videos/README.md for corrupted.mp4.
 """
 
 import pickle

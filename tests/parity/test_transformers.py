@@ -1,6 +1,6 @@
 """Our tower and language model beside transformers' own, and checkpoints that either side loads from the other.
 
-Source: SPEC.md sections 3, 9.8 and 10; issue "Ask a video", sections 1 and 3. Runs under `make parity`, with torch.
+Source: SPEC.md sections 3, 9.8 and 10. Runs under `make parity`, with torch.
 """
 
 import json

@@ -1,6 +1,6 @@
 """The table of a video's frames: which exist, when each is shown, and from which key frame each can be decoded.
 
-Source: MACHINE.md "Video decoding" (a seek is exact only if checked against presentation times).
+Source: ours, measured (tests/data/test_video_decode.py): a seek is exact only if checked against presentation times.
 """
 
 from collections.abc import Sequence

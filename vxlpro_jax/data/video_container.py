@@ -1,6 +1,6 @@
 """Opening a video file: its stream, its table of frames and its looks, by demuxing and decoding as little as possible.
 
-Source: MACHINE.md "Video decoding"; ../shared/videos (largest stream, edit lists, start offsets, rotation).
+Source: ours, measured on real files (several streams, edit lists, start offsets, rotation).
 Differs: a stream whose packets tell no usable presentation times (AVI with B-frames, joined or broken files) is decoded
 once at opening, frame by frame, because nothing else tells how many frames it shows.
 """

@@ -1,6 +1,6 @@
 """From a video of any kind to exact frames: `open_video` and `open_frames`, and the Video they return.
 
-Source: MACHINE.md "Video decoding".
+Source: ours, measured (tests/data/test_video_decode.py).
 Differs: the reference reads all through decord, which is silently wrong for several codecs and for damaged files;
 here PyAV reads unless decord is asked for (video_decord.py says where it may be trusted).
 """

@@ -1,7 +1,8 @@
 """Exact reading of any frame of any file through PyAV: seeks that are checked, losses that are found and named.
 
-Source: MACHINE.md "Video decoding". FFmpeg conceals damage: it repeats or smears what it has and goes on. Here a frame
-counts as lost from the first complaint of the decoder to the next key frame: all of these may lean on the damage.
+Source: ours, measured (tests/data/test_video_pyav.py). FFmpeg conceals damage: it repeats or smears what it has and
+goes on. Here a frame counts as lost from the first complaint of the decoder to the next key frame: all of these may
+lean on the damage.
 """
 
 import os
