@@ -17,7 +17,7 @@ import numpy as np
 from vxlpro_jax.data.frame_sampling import sample_fps
 from vxlpro_jax.data.synthetic import sample_video
 from vxlpro_jax.data.synthetic_files import write_video
-from vxlpro_jax.data.video_decode import open_video
+from vxlpro_jax.data.video_decode import Decoder, open_video
 
 RESULTS = Path(__file__).parent / "results" / "decode_speed.json"
 ROUNDS = 5
@@ -25,7 +25,7 @@ SECONDS, FPS, SIZE = 120, 25.0, (360, 640)  # of the clip
 CASES = {"every frame": FPS, "one frame a second": 1.0}
 
 
-def read_seconds(path: Path, decoder: str, fps: float) -> tuple[float, int]:
+def read_seconds(path: Path, decoder: Decoder, fps: float) -> tuple[float, int]:
     """Seconds to open the clip and read the frames that sampling at fps chooses, and how many there are."""
     start_s = time.perf_counter()
     num_frames = 0
@@ -42,7 +42,7 @@ def main() -> None:
         clip = Path(folder) / "clip.mp4"
         write_video(sample_video(seed=0, index=0, length_s=SECONDS), clip, SIZE, FPS)
         for case, fps in CASES.items():
-            seconds: dict[str, list[float]] = {"pyav": [], "decord": []}
+            seconds: dict[Decoder, list[float]] = {"pyav": [], "decord": []}
             for _ in range(ROUNDS):
                 for decoder, measured in seconds.items():
                     took_s, num_frames = read_seconds(clip, decoder, fps)
@@ -57,6 +57,7 @@ def main() -> None:
             print(case, rows[case])
     machine = f"{platform.machine()}, Python {platform.python_version()}"
     clip_text = f"H.264, {SECONDS} s of {SIZE[1]}x{SIZE[0]} at {FPS:g} frames/s"
+    RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"clip": clip_text, "machine": machine, "cases": rows}, indent=1) + "\n")
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "full_size.json"
 PRELUDE = """
@@ -60,7 +61,10 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     released, orbax = arguments.folder / "released", arguments.folder / "orbax"
-    report = {"machine": f"{platform.machine()}, {platform.python_version()}", "clip": Path(arguments.clip).name}
+    # What an earlier run measured of a step that need not be done again stays in the report.
+    report: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    report["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
+    report["clip"] = Path(arguments.clip).name
     for name, code in STEPS.items():
         if (name == "make" and released.exists()) or (name == "convert" and orbax.exists()):
             continue
@@ -69,6 +73,7 @@ def main() -> None:
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         report[name] = {"seconds": time.perf_counter() - start_s, **json.loads(output.strip().splitlines()[-1])}
         print(name, report[name])
+    RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=1) + "\n")
 
 
