@@ -78,6 +78,7 @@ def _edit_header(path: Path, **changes) -> None:
         ({"fingerprint": 7}, "fingerprint"),
         ({"end_s": "soon"}, "end_s"),
         ({"sampling": None}, "sampling"),
+        ({"sampling": {"rule": "fps"}}, "spacing_s"),
         ({"segments": "segment-00000.safetensors"}, "segments"),
         ({"segments": []}, "damaged"),
         ({"segments": [7]}, "not a file name"),

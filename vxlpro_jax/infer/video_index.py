@@ -174,6 +174,8 @@ def _read_header(folder: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{folder / HEADER} is not the header of a video index")
     wrong = [key for key, kind in _HEADER_TYPES.items() if not isinstance(header.get(key), kind)]
+    if not wrong and not isinstance(header["sampling"].get("spacing_s"), (int, float)):
+        wrong = ["sampling.spacing_s"]
     if wrong:
         raise ValueError(f"{folder / HEADER}: keys {wrong} are missing or of a wrong kind: index the video again")
     if header["version"] != VERSION:
