@@ -71,10 +71,7 @@ def _check_training_frames(row: dict) -> None:
     )
     assert list(choice.indices) == row["frame_index"]
     assert list(choice.times_s) == row["timestamps"]
-    assert (
-        row["duration"] == row["total_frames"] / row["fps"] * row["scale"]
-        or row["duration"] == row["total_frames"] / row["fps"]
-    )
+    assert choice.duration_s == row["duration"]
 
 
 def _check_inference_frames(row: dict) -> None:
