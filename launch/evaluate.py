@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -181,7 +181,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         fail(str(error))
 
 
-def fail(said: str) -> Any:
+def fail(said: str) -> NoReturn:
     print(f"launch.evaluate: {said}", file=sys.stderr)
     sys.exit(2)
 

@@ -23,8 +23,9 @@ from vxlpro_jax.eval.prediction_log import PredictionLog, delete_file
 class AskableModel(Protocol):
     """What is measured: infer/answer.py's VideoXLPro, or anything with these two calls."""
 
-    index: Callable[..., Any]
-    ask: Callable[..., Any]
+    def index(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def ask(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 @dataclass(frozen=True)

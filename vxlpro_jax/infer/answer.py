@@ -42,7 +42,7 @@ class TextCodec(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Answer:
 
     evidence: the spans that the selector scored best, best first; evidence_by_video: the same, video by video.
     spacings_s: seconds from one frame looked at to the next, of each video. num_tokens: rows that the LLM read;
-    num_kept, num_visual: visual tokens kept, and how many there were. timings: seconds of prefill and per generated
-    token, of the whole batch that the answer came from.
+    num_kept, num_visual: visual tokens kept, and how many there were. timings, of the whole batch that the answer came
+    from: seconds prefill_s, decode_s and per_token_s, and num_steps, the tokens generated of the longest answer.
     """
 
     text: str
