@@ -1,5 +1,4 @@
-"""What `make demo` runs: the embedded model answers questions about a video, with its evidence, the truth, and where
-the time went.
+"""What `make demo` runs: the embedded model answers questions about a video; evidence, truth and seconds are shown.
 
 python -m launch.demo [--video FILE --question TEXT] [--json FILE]
 """

@@ -81,8 +81,8 @@ class SpatialBlock(nn.Module):
 class TemporalBlock(nn.Module):
     """Single-head attention over time at each position, with relative terms and a residual (SPEC 7.2).
 
-    Differs: qkv and proj_out are not zero at birth (the reference's are: then the block starts as the identity and its
-    inside gets no gradient); only proj_out is.
+    Differs: qkv and proj_out are both zero at birth in the reference; here only proj_out is, so that the block still
+    starts as the identity, and its inside gets a gradient as soon as proj_out has moved.
     """
 
     config: DtsConfig
