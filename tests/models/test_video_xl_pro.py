@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tests.small_model import (
     SMALL,
@@ -21,7 +21,7 @@ from tests.small_model import (
 )
 from vxlpro_jax.data.batching import RowShapes, build_rows
 from vxlpro_jax.models.presets import VIDEO_XL_PRO_3B
-from vxlpro_jax.models.video_xl_pro import VideoXLProModel, init_params
+from vxlpro_jax.models.video_xl_pro import VideoXLProModel, abstract_params
 from vxlpro_jax.train.losses import next_token_loss
 from vxlpro_jax.types import VIDEO_MARK, Selection
 
@@ -338,9 +338,13 @@ def test_real_widths_with_two_layers_each():
     """Every width of the released model, 620 million parameters in float32; only the layers are fewer."""
     full = VIDEO_XL_PRO_3B
     config = replace(full, vision=replace(full.vision, num_layers=2), llm=replace(full.llm, num_layers=2))
-    params = nn.unbox(jax.jit(init_params, static_argnums=0)(config, jax.random.key(0)))
-    tokens = config.tokens_per_group
     rng = np.random.default_rng(0)
+    leaves = {  # one leaf at a time: a jitted init would hold several copies
+        path: rng.standard_normal(leaf.shape, np.float32) * np.float32(0.02) + (path[-1] == "scale")
+        for path, leaf in flatten_dict(abstract_params(config)).items()
+    }
+    params = unflatten_dict(leaves)
+    tokens = config.tokens_per_group
     side = config.vision.image_size
     pixels = rng.uniform(-1, 1, (4, side, side, 3)).astype(np.float32)
     visual = run(config, VideoXLProModel.encode, params, pixels, np.arange(4, dtype=np.int32))
@@ -350,4 +354,4 @@ def test_real_widths_with_two_layers_each():
     rows, scores, logits = read_rows(params, visual[None], batch, budget_of(1, 100), config=config)
     assert logits.shape == (1, 9 + config.stamps.num_tokens + tokens, config.llm.vocab_size)
     assert np.isfinite(logits).all()
-    assert int(rows.valid.sum()) == 9 + 100 and scores.max() == 1
+    assert int(rows.valid.sum()) == 9 + 100 and abs(float(scores.max()) - 1) < 1e-6
