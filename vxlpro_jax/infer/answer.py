@@ -206,7 +206,16 @@ class VideoXLPro:
             found.append(video)
         return found
 
-    def _request(self, indexes, questions, max_new_tokens, keep_rate, budget, subtitles) -> _Request:
+    def _request(
+        self,
+        indexes: list[VideoIndex],
+        questions: Sequence[str],
+        max_new_tokens: int,
+        keep_rate: float | None,
+        budget: int | None,
+        subtitles: str | Path | None,
+    ) -> _Request:
+        """The arrays of one batch, in the static shapes of its bucket."""
         context = ""
         if subtitles is not None:
             context = read_subtitles(subtitles, indexes[0].frame_times_s)
@@ -268,8 +277,15 @@ class VideoXLPro:
         return Selection(num_keep, budgets.astype(np.int32)), length, self.model.clone(config=config)
 
     def _generate(
-        self, model, prefilled: Prefilled, max_new_tokens: int, sampler: Sampling, seed: int, on_text
+        self,
+        model: VideoXLProModel,
+        prefilled: Prefilled,
+        max_new_tokens: int,
+        sampler: Sampling,
+        seed: int,
+        on_text: Callable[[int, str], None] | None,
     ) -> tuple[list[str], dict[str, float]]:
+        """The text of each row, shown piece by piece while it grows, and the seconds that it took."""
         start = time.perf_counter()
         tokens: list[list[int]] = [[] for _ in range(prefilled.logits.shape[0])]
         shown = [""] * len(tokens)
