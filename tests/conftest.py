@@ -47,6 +47,14 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--golden {golden}: no index.json in it; give a directory laid out like tests/golden")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Where --golden is given, show what passed comparisons print too: tensor, largest error and tolerance."""
+    if any(str(argument).startswith("--golden") for argument in config.invocation_params.args):
+        for report in terminalreporter.stats.get("passed", []):
+            if report.nodeid.startswith("tests/test_golden.py"):
+                terminalreporter.write(report.capstdout)
+
+
 @pytest.fixture(scope="session")
 def golden_dir(pytestconfig: pytest.Config) -> Path:
     """The directory of golden tensors that this run compares with."""
