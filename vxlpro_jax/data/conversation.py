@@ -126,9 +126,7 @@ def conversation_prompt(
     return builder.build()
 
 
-def stamp_ids(
-    group_times_s: Sequence[float] | np.ndarray, stamps: StampConfig, tokenize: Tokenize
-) -> list[list[int]]:
+def stamp_ids(group_times_s: Sequence[float] | np.ndarray, stamps: StampConfig, tokenize: Tokenize) -> list[list[int]]:
     """Token ids of each group's time stamp; group_times_s holds the time of each group's first frame in seconds (SPEC
     9.1)."""
     return [tokenize(stamps.text.format(time)) for time in group_times_s]
