@@ -27,7 +27,8 @@ from tests.convert.reference_layout import (
     write_released,
     write_shards,
 )
-from vxlpro_jax.convert import ConversionError, convert, load_config, load_params, save_params_as
+from vxlpro_jax.convert.conversion import convert, load_config, load_params, save_params_as
+from vxlpro_jax.convert.errors import ConversionError
 from vxlpro_jax.models.presets import PRESETS, config_to_dict
 
 
