@@ -228,6 +228,15 @@ def test_what_is_no_video_is_said(tmp_path: Path, capfd, name: str, content: byt
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
+    """A text, whatever its name, by which FFmpeg would read the files that it names."""
+    clip = make_clip(CLIP_NAMED["h264_short_groups.mp4"], tmp_path)
+    path = tmp_path / "list.mp4"
+    path.write_text(f"ffconcat version 1.0\nfile '{clip.name}'\n")
+    with pytest.raises(VideoError, match="playlist"):
+        open_video(path)
+
+
 def test_what_is_not_there_is_said(tmp_path: Path, folder: Path) -> None:
     """Missing, a folder without images, sound only, a pipe, an impossible name, times for a file that has its own."""
     with pytest.raises(VideoError, match="no such file"):

@@ -27,6 +27,7 @@ from vxlpro_jax.data.video_truncation import is_cut_short
 _DEFAULT_FRAME_S = 0.04  # 25 frames/s, when neither packets nor header tell
 _SEEKABLE_FORMATS = ("mp4", "matroska")  # a seek lands on a packet that can be identified; others: from the start
 _TIMELESS_FORMATS = ("avi", "h264", "hevc", "m4v", "mpegvideo")  # they store decoding order only
+_PLAYLISTS = ("concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest")  # texts that open what they name
 _FULL_TURN = 1 << 16  # 1.0 in a display matrix
 
 
@@ -61,12 +62,16 @@ class VideoFile:
 
 
 def open_container(path: str) -> av.container.InputContainer:
-    """PyAV's container; VideoError if no demuxer takes the file."""
+    """PyAV's container; VideoError if no demuxer takes the file, or if it is a playlist of other files or streams."""
     try:
-        return av.open(path, metadata_errors="ignore")
+        container = av.open(path, metadata_errors="ignore")
     except av.FFmpegError as error:
         hint = "; the file is cut short" if is_cut_short(Path(path)) else ""
         raise VideoError(path, f"not a video that FFmpeg can open ({error.strerror}{hint})") from error
+    if container.format.name in _PLAYLISTS:
+        container.close()
+        raise VideoError(path, f"not a video but a playlist ({container.format.name}): open the files that it names")
+    return container
 
 
 def select_stream(container: av.container.InputContainer, index: int) -> av.video.stream.VideoStream:
