@@ -3,7 +3,9 @@
 Source: SPEC 10 for the released layout.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +13,22 @@ import jax.numpy as jnp
 from vxlpro_jax.convert import load_params, resolve_source
 from vxlpro_jax.data.tokenizer import load_tokenizer
 from vxlpro_jax.infer.answer import VideoXLPro
+from vxlpro_jax.models.presets import with_switches
 
 EMBEDDED = Path(__file__).parent / "assets" / "tiny"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def load(source: str | Path | None = None, dtype: str | None = None) -> VideoXLPro:
+def load(
+    source: str | Path | None = None, dtype: str | None = None, switches: Mapping[str, Any] | None = None
+) -> VideoXLPro:
     """A model ready to index and ask.
 
     source: a folder in the released layout, an Orbax directory of `vxlpro convert`, a hub id, or None for the embedded
     tiny model. dtype: working type of weights and computation; None: float32 on CPU (bfloat16 is slower there),
-    bfloat16 elsewhere. Raises ValueError (a ConversionError names keys and files) for what cannot be loaded.
+    bfloat16 elsewhere. switches: fields of the checkpoint's config to change, by path; the reference's own selection,
+    for example, is {"selector.selector_query": "padded_row"} with ask(keep_rate=...). Raises ValueError (a
+    ConversionError names keys and files) for what cannot be loaded.
     """
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -29,6 +36,7 @@ def load(source: str | Path | None = None, dtype: str | None = None) -> VideoXLP
         raise ValueError(f"dtype {dtype!r}: one of {DTYPES} is accepted")
     folder = EMBEDDED if source is None else resolve_source(source)
     config, params = load_params(folder, dtype=dtype)
+    config = with_switches(config, switches or {})
     try:
         tokenizer = load_tokenizer(folder)
     except FileNotFoundError as error:

@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 from flax.traverse_util import flatten_dict
 
-from vxlpro_jax.models.presets import PRESETS, TINY, VIDEO_XL_PRO_3B, config_from_dict, config_to_dict
+from vxlpro_jax.models.presets import (
+    PRESETS,
+    TINY,
+    VIDEO_XL_PRO_3B,
+    config_from_dict,
+    config_to_dict,
+    with_switches,
+)
 from vxlpro_jax.models.video_xl_pro import abstract_params
 
 
@@ -107,3 +114,20 @@ def test_what_is_not_known_raises_and_names_its_neighbour(values, message):
 def test_numbers_that_json_wrote_short_are_accepted():
     assert config_from_dict(broken("llm.rope_base", value=1_000_000)) == VIDEO_XL_PRO_3B
     assert config_from_dict(broken("selector.rotation_base", value=None)).selector.rotation_base is None
+
+
+def test_switches_are_named_by_path():
+    changed = with_switches(TINY, {"selector.selector_query": "row", "max_context_len": 99})
+    assert (changed.selector.selector_query, changed.max_context_len) == ("row", 99)
+    assert with_switches(TINY, {}) == TINY
+    for switches in ({"selector.selector_qery": "row"}, {"selektor.add_scores": True}, {"selector.add_scores": "yes"}):
+        with pytest.raises(ValueError, match="unknown|accepted"):
+            with_switches(TINY, switches)
+
+
+@pytest.mark.parametrize(
+    "switches", [{"vision.dim": 64}, {"llm.dim": 64}, {"projector.pool_stride": 3}, {"dts.frames_per_group": 6}]
+)
+def test_sizes_that_contradict_each_other(switches):
+    with pytest.raises(ValueError, match="must be equal|multiple|power of two"):
+        with_switches(TINY, switches)

@@ -5,7 +5,9 @@ Source: SPEC 3 to 9 for sizes; SPEC 12 for the switches in which the released co
 
 import dataclasses
 import difflib
+import operator
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -28,6 +30,8 @@ class VideoXLProConfig:
         answers and their end marker.
     picture_views: "anyres": a picture is cut into tiles on the canvas that keeps most of its resolution, as released
         (SPEC 13). "single": the whole picture, stretched.
+
+    Raises ValueError when sizes of the parts contradict each other.
     """
 
     vision: SiglipConfig
@@ -40,6 +44,18 @@ class VideoXLProConfig:
     short_group: Literal["pad_last", "released"]
     label_mask: Literal["released", "answers"]
     picture_views: Literal["anyres", "single"]
+
+    def __post_init__(self):
+        for first, second in (("vision.dim", "dts.dim"), ("projector.dim", "llm.dim")):
+            sizes = [operator.attrgetter(name)(self) for name in (first, second)]
+            if sizes[0] != sizes[1]:
+                raise ValueError(f"{first}={sizes[0]} and {second}={sizes[1]}: the two must be equal")
+        if self.dts.grid_size % self.projector.pool_stride:
+            raise ValueError(
+                f"dts.grid_size={self.dts.grid_size}: no multiple of projector.pool_stride={self.projector.pool_stride}"
+            )
+        if self.dts.frames_per_group != 1 << self.dts.num_stages:
+            raise ValueError(f"dts.frames_per_group={self.dts.frames_per_group}: a power of two is accepted")
 
     @property
     def tokens_per_group(self) -> int:
@@ -127,6 +143,25 @@ PRESETS = {"video_xl_pro_3b": VIDEO_XL_PRO_3B, "video_xl_pro_3b_paper": VIDEO_XL
 def config_to_dict(config: Any) -> dict[str, Any]:
     """A frozen config as plain nested dicts, fit for JSON."""
     return dataclasses.asdict(config)
+
+
+def with_switches(config: VideoXLProConfig, switches: Mapping[str, Any]) -> VideoXLProConfig:
+    """The config with some fields changed, each named by its path: {"selector.selector_query": "row"}.
+
+    Raises ValueError as config_from_dict does.
+    """
+    values = config_to_dict(config)
+    for path, value in switches.items():
+        *parts, name = path.split(".")
+        block = values
+        for part in parts:
+            if not isinstance(block.get(part), dict):
+                raise ValueError(
+                    f"unknown block {part!r} in {path!r}: one of {[k for k in block if isinstance(block[k], dict)]}"
+                )
+            block = block[part]
+        block[name] = value
+    return config_from_dict(values)
 
 
 def config_from_dict(values: dict[str, Any], cls: Any = VideoXLProConfig, where: str = "vxlpro_jax") -> Any:
