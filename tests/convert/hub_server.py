@@ -1,6 +1,6 @@
 """A small local server that answers as a model hub does: repository listing, file headers, files.
 
-Source: issue "Ask a video", section 3 (a hub id, tested against a local HTTP server).
+Source: ours.
 """
 
 import hashlib

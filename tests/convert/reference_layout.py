@@ -1,6 +1,6 @@
 """The released layout written down a second time, from the specification and not from the conversion tables.
 
-Source: SPEC.md section 10. What the converter is tested against must not be made by the converter; shards are written
+Source: SPEC 10. What the converter is tested against must not be made by the converter; shards are written
 by the safetensors library.
 """
 

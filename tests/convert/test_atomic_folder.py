@@ -1,6 +1,6 @@
 """A destination appears whole or not at all.
 
-Source: issue "Ask a video", section 3.
+Source: ours.
 """
 
 import shutil

@@ -1,6 +1,6 @@
 """config.json in both directions.
 
-Source: SPEC.md section 10; quirk 20.
+Source: SPEC 10; quirk 20.
 """
 
 import json

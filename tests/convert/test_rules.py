@@ -1,6 +1,6 @@
 """Rules, transforms and the two accounts: every leaf filled once, every key used once.
 
-Source: HOUSE.md, Conversion.
+Source: ours.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Folders of shards: what is accepted, what is refused by name, and bytes that survive.
 
-Source: SPEC.md section 10; issue "Ask a video", section 3 (bad input).
+Source: SPEC 10.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Folders and hub ids, kinds of checkpoints, tokenizers beside them.
 
-Source: issue "Ask a video", section 3.
+Source: ours.
 """
 
 import json

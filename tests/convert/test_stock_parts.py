@@ -1,6 +1,6 @@
 """A stock Qwen2.5 and a stock SigLIP put together.
 
-Source: SPEC.md sections 3 and 10; issue "Ask a video", section 3.
+Source: SPECs 3 and 10.
 """
 
 import json

@@ -1,6 +1,6 @@
 """The tables against the golden list of all 3B keys.
 
-Source: SPEC.md section 10; video_xl_pro_3b_keys.json was written from it.
+Source: SPEC 10; video_xl_pro_3b_keys.json was written from it.
 """
 
 import json

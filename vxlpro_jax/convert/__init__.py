@@ -1,6 +1,6 @@
 """Weights in and out: the released PyTorch layout, stock parts of it, and Orbax folders.
 
-Source: HOUSE.md, Conversion; issue "Ask a video", section 3.
+Source: SPEC 10.
 """
 
 from vxlpro_jax.convert.conversion import convert, load_config, load_params, save_params_as

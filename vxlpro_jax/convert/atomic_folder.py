@@ -1,6 +1,6 @@
 """A folder that is either there and complete, or not there.
 
-Source: issue "Ask a video", section 3: no space, DST exists, nothing half-written at DST.
+Source: ours: no space, a destination that exists, and nothing half-written there.
 """
 
 import os

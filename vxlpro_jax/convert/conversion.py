@@ -1,6 +1,6 @@
 """Any checkpoint that we know in, an Orbax folder or the released PyTorch layout out; and any of them into memory.
 
-Source: issue "Ask a video", section 3.
+Source: ours.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Parameters of ours in the released PyTorch layout: the tables read backwards, one leaf in memory at a time.
 
-Source: HOUSE.md, Conversion; SPEC.md section 10.
+Source: SPEC 10.
 """
 
 import json

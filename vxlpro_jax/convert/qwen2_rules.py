@@ -1,6 +1,6 @@
 """Conversion table of the Qwen2.5 language model, keys as transformers' Qwen2ForCausalLM saves them.
 
-Source: SPEC.md section 10.
+Source: SPEC 10.
 """
 
 from vxlpro_jax.convert.rules import Rule, with_bias

@@ -1,6 +1,6 @@
 """config.json of the released layout and our frozen config, in both directions.
 
-Source: SPEC.md section 10 (fields read in the forward path), quirk 20 (rope_theta and its newer place).
+Source: SPEC 10 (fields read in the forward path), quirk 20 (rope_theta and its newer place).
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """What a conversion rule is, and how tables of rules are laid over abstract shapes before a byte is read.
 
-Source: HOUSE.md, Conversion. A rule is (torch key pattern with `{}` for the layer, our path, named reversible
+Source: ours. A rule is (torch key pattern with `{}` for the layer, our path, named reversible
 transform); the way back is the same tables read backwards.
 """
 

@@ -1,6 +1,6 @@
 """Reading and writing folders of safetensors shards, one tensor in memory at a time.
 
-Source: SPEC.md section 10 (shards with an index; fp16, bf16 or fp32 storage). The safetensors library checks each
+Source: SPEC 10 (shards with an index; fp16, bf16 or fp32 storage). The safetensors library checks each
 header; bytes are then read and written here, because the library would hold a whole shard, mapped or copied.
 """
 

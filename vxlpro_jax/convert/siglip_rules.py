@@ -1,6 +1,6 @@
 """Conversion table of the SigLIP vision tower, keys as below `vision_model.` in transformers.
 
-Source: SPEC.md section 10. The post layer norm is kept, although nothing uses it: the way back needs it.
+Source: SPEC 10. The post layer norm is kept, although nothing uses it: the way back needs it.
 """
 
 from vxlpro_jax.convert.rules import Rule, norm_with_bias, with_bias

@@ -1,6 +1,6 @@
 """Where weights may come from: a folder or a hub id, what kind of checkpoint it is, and the tokenizer beside it.
 
-Source: issue "Ask a video", section 3. Of a hub repository only weights, JSON and tokenizer text are fetched; no code
+Source: ours. Of a hub repository only weights, JSON and tokenizer text are fetched; no code
 is ever run.
 """
 

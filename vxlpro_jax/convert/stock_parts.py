@@ -1,6 +1,6 @@
 """A stock SigLIP folder and a stock Qwen2.5 folder, put together into a new model whose other parts are freshly seeded.
 
-Source: SPEC.md sections 3 and 10; issue "Ask a video", section 3. The tower's last layer and pooling head are dropped
+Source: SPECs 3 and 10. The tower's last layer and pooling head are dropped
 knowingly.
 """
 

@@ -1,6 +1,6 @@
 """Weights of PyTorch checkpoints as parameters of ours: planned on shapes first, then filled tensor by tensor.
 
-Source: HOUSE.md, Conversion; SPEC.md section 10 (tied heads, shards, older and newer names of the vision tower).
+Source: SPEC 10 (tied heads, shards, older and newer names of the vision tower).
 """
 
 from collections.abc import Callable, Mapping

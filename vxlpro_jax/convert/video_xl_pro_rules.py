@@ -1,6 +1,6 @@
 """Conversion table of the whole Video-XL-Pro model in the released layout, put together from its parts' tables.
 
-Source: SPEC.md section 10. The value projection of the window attention is kept, although nothing uses it.
+Source: SPEC 10. The value projection of the window attention is kept, although nothing uses it.
 """
 
 from vxlpro_jax.convert.qwen2_rules import QWEN2_DROPPED, QWEN2_RULES
