@@ -111,7 +111,7 @@ def _align(leaf: Any) -> Any:
     return copy
 
 
-def read_groups(leaves: Mapping[str, jax.ShapeDtypeStruct], group_bytes: int = 2**27) -> list[list[str]]:
+def read_groups(leaves: Mapping[str, jax.ShapeDtypeStruct], group_bytes: int = 2**25) -> list[list[str]]:
     """Cut paths, in their order, into groups to read in one go: of at most `group_bytes`, or a single larger leaf."""
     groups: list[list[str]] = [[]]
     filled = 0
