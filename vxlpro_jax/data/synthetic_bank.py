@@ -93,8 +93,9 @@ def bank_video(seed: int, index: int, image_size: int, frames_per_group: int) ->
 
 def _paint_group(rng: np.random.Generator, frames: np.ndarray, times_s: np.ndarray, kind: int) -> dict:
     """Draw one random event of a kind (index into KINDS) into a group of frames; returns its labels."""
-    label: dict[str, Any] = {"kind": kind, "glyph": -1, "colour": -1, "direction": -1, "shown": np.zeros(len(times_s), bool)}
-    label |= {"column": np.full(len(times_s), -1), "row": np.full(len(times_s), -1)}
+    shown, nowhere = np.zeros(len(times_s), bool), np.full(len(times_s), -1)
+    label: dict[str, Any] = {"kind": kind, "glyph": -1, "colour": -1, "direction": -1, "shown": shown}
+    label |= {"column": nowhere, "row": nowhere.copy()}
     name = KINDS[kind]
     if name == "none":
         return label
