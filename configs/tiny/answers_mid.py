@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
         config.stage.trainable = ("projector", "selector", "llm")
         config.stage.stamp_weight = 0.5
         config.stage.num_steps = 400
-        config.optimizer.peak_rate = 1.5e-3
+        config.optimizer.peak_rate = 2e-3
         config.optimizer.final_share = 0.3
         config.optimizer.warmup_steps = 40
         config.rows.g2 = {

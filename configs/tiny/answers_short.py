@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
         config.stage.loss = "answers"
         config.stage.trainable = ("projector", "selector", "llm")
         config.stage.stamp_weight = 0.5
-        config.stage.num_steps = 450
+        config.stage.num_steps = 300
         config.optimizer.peak_rate = 2e-3
         config.optimizer.warmup_steps = 60
         config.optimizer.final_share = 0.3

@@ -15,7 +15,7 @@ from vxlpro_jax.data.synthetic_bank import COLOUR_NAMES, GLYPHS, GROUPS_PER_VIDE
 from vxlpro_jax.data.synthetic_questions import QUESTION_KINDS, WHEN_ANSWER, draw_question
 
 # How often each kind of question is drawn among those that are not about a time; which came first is learnt late.
-KIND_WEIGHTS = {"shape": 0.15, "colour": 0.19, "digit": 0.16, "direction": 0.15, "first": 0.35}
+KIND_WEIGHTS = {"shape": 0.16, "colour": 0.22, "digit": 0.17, "direction": 0.17, "first": 0.28}
 NEEDS = {
     "shape": ("shape_card",),
     "digit": ("digit_card",),
