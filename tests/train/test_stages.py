@@ -43,8 +43,7 @@ def stage(loss, *trainable):
         group_weight=1.0,
         ranking_weight=0.3,
         ranking_sharpness=20.0,
-        private_stamps=False,
-        add_scores=True,
+        stamp_weight=0.0,
     )
 
 
