@@ -112,10 +112,10 @@ def test_answers_teach_projector_selector_and_llm(feed, params):
 def test_without_ranking_the_selector_is_reached_through_the_added_score_alone(feed, params):
     batch = feed.draw(np.random.default_rng(0), RowMix(4, 8, TEXT_LEN + 28, 1.0, drop=0.0, when_share=0.3))
     config = replace(stage("answers"), ranking_weight=0.0)
-    gradient = jax.jit(jax.grad(lambda p: stage_loss(config, MODEL)(p, batch)[0]))(params)
+    gradient = jax.jit(jax.grad(lambda p, b: stage_loss(config, MODEL)(p, b)[0]))(params, batch)
     assert np.abs(leaf(gradient, ("selector", "text_mlp", "kernel"))).max() > 0
     silent = VideoXLProModel(replace(SMALL, selector=replace(SMALL.selector, add_scores=False)))
-    gradient = jax.jit(jax.grad(lambda p: stage_loss(config, silent)(p, batch)[0]))(params)
+    gradient = jax.jit(jax.grad(lambda p, b: stage_loss(config, silent)(p, b)[0]))(params, batch)
     assert np.abs(leaf(gradient, ("selector", "text_mlp", "kernel"))).max() == 0
 
 
