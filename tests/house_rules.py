@@ -20,7 +20,7 @@ FLOORS = (
     {"types", "vocabulary", "parallel"},
     {"models", "data", "checkpoint"},
     {"train", "infer", "convert"},
-    {"load", "eval", "config"},
+    {"loading", "eval", "config"},
     {"cli", "__init__"},
 )
 FLOOR_OF_ROOM = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -61,7 +61,7 @@ WORLDLY_ROOMS = (
     "vxlpro_jax/convert/jax_to_torch.py",  # config.json beside the shards
     "vxlpro_jax/parallel/mesh.py",  # the device list is asked there and nowhere else
     *("vxlpro_jax/infer/answer.py", "vxlpro_jax/infer/encode.py"),  # an answer tells where its seconds went
-    "vxlpro_jax/load.py",  # finds out what kind of folder it was given
+    "vxlpro_jax/loading.py",  # finds out what kind of folder it was given
     "vxlpro_jax/eval/prediction_log.py",  # answers, and the files made for a run
 )
 

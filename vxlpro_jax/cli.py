@@ -84,7 +84,7 @@ def _add_encoding(command: argparse.ArgumentParser) -> None:
 
 
 def _load(arguments: argparse.Namespace) -> Any:
-    from vxlpro_jax.load import load  # late: parsing and --help need no jax
+    from vxlpro_jax.loading import load  # late: parsing and --help need no jax
 
     return load(arguments.model, arguments.dtype)
 

@@ -11,7 +11,7 @@ import pytest
 from tests.infer.askable import CONFIG, WORDS, askable, random_index
 from vxlpro_jax.convert import ConversionError, save_params_as
 from vxlpro_jax.data.tokenizer import save_tiny_tokenizer
-from vxlpro_jax.load import EMBEDDED, load
+from vxlpro_jax.loading import EMBEDDED, load
 from vxlpro_jax.models.presets import TINY
 
 
