@@ -24,8 +24,7 @@ ONE_FRAME = "one frame"
 FRAME_S = 1.0  # the generated files show the world once a second
 BLANK_GREY = 128
 CHANCE = {"shape": 1 / len(SHAPES), "colour": 1 / len(COLOURS), "digit": 1 / len(DIGITS)}
-CHANCE |= {"direction": 1 / len(DIRECTIONS)}
-LINES = {"left": "level", "right": "level", "up": "upright", "down": "upright"}
+CHANCE |= {"direction": 1 / len(DIRECTIONS), "first": 1 / 2}
 SHUFFLE_SALT = 4421
 
 Twist = Literal["none", "no_video", "shuffled", "other_card"]
@@ -120,21 +119,14 @@ class SyntheticWorld(Benchmark):
         return metrics
 
     def chance(self, kind: str, predictions: Sequence[Prediction]) -> float | None:
-        """What the given answers reach without knowledge of what they are about.
+        """What guessing gives: one over the number of possible answers.
 
-        Where nothing of the question's own events is left to see ("no_video", and times): what they reach against the
-        truths of all the other questions, so that a constant or senseless answer is not taken for knowledge or for
-        its opposite. Shuffled frames still show the line along which something moves: half of the answers on the right
-        line. For "first", half of the answers that name one of the two choices. Elsewhere one over the number of
-        possible answers.
+        A time is right within a window, which the ends of the video cut off; for `when` it is the share that the given
+        answers reach against the truths of all the other questions.
         """
-        if kind == "first":
-            return sum(p.answer in p.sample.question for p in predictions) / (2 * len(predictions))
-        if kind == "direction" and self.variant.twist == "shuffled":
-            return sum(LINES.get(p.answer) == LINES[p.sample.truth] for p in predictions) / (2 * len(predictions))
-        if kind == "when" or self.variant.twist == "no_video":
-            return pairing_chance(kind, [(p.answer, p.sample.truth) for p in predictions])
-        return CHANCE.get(kind)
+        if kind != "when":
+            return CHANCE.get(kind)
+        return pairing_chance(kind, [(p.answer, p.sample.truth) for p in predictions])
 
     def _add(self, video: SyntheticVideo) -> None:
         questions = [
