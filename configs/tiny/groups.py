@@ -16,6 +16,6 @@ def get_config() -> ConfigDict:
         config.seed += 500
         config.stage.loss = "groups"
         config.stage.trainable = ("vision_tower", "dts", "heads")
-        config.stage.num_steps = 1200
+        config.stage.num_steps = 1600
         config.optimizer.peak_rate = 1e-3
     return config

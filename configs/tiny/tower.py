@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     with config.unlocked():
         config.stage.trainable = ("vision_tower", "heads")
-        config.stage.num_steps = 2000
+        config.stage.num_steps = 2600
         config.optimizer.final_share = 0.1
         config.optimizer.peak_rate = 1.2e-3
         config.optimizer.warmup_steps = 100
