@@ -56,6 +56,7 @@ WORLDLY_ROOMS = (
     "vxlpro_jax/data/records.py",  # annotation files, read and written
     "vxlpro_jax/data/subtitles.py",
     "vxlpro_jax/data/synthetic_",  # writes generated videos
+    "vxlpro_jax/data/row_log.py",  # rows that outlive a killed run
     "vxlpro_jax/data/tokenizer.py",  # reads tokenizer.json, and writes the embedded model's
     "vxlpro_jax/convert/atomic_folder.py",  # a destination appears whole or not at all
     "vxlpro_jax/convert/sources.py",  # folders and hub ids
