@@ -13,11 +13,10 @@ from tests.golden_support import GoldenFile, lay_in, lay_out_tree
 from vxlpro_jax.data.batching import build_rows
 from vxlpro_jax.data.conversation import Prompt
 from vxlpro_jax.models.presets import VideoXLProConfig
-from vxlpro_jax.models.selector import num_kept_by_rate
 from vxlpro_jax.models.splice import mark_video_rows
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.train.losses import next_token_loss
-from vxlpro_jax.types import Selection
+from vxlpro_jax.types import Selection, num_kept_by_rate
 
 
 @partial(jax.jit, static_argnums=0)

@@ -19,10 +19,9 @@ from vxlpro_jax.models.selector import (
     WindowAttention,
     keep_tokens,
     normalise_scores,
-    num_kept_by_rate,
 )
 from vxlpro_jax.models.siglip import SiglipTower, resize_grid
-from vxlpro_jax.types import Selection
+from vxlpro_jax.types import Selection, num_kept_by_rate
 
 RULES = video_xl_pro_rules(VIDEO_XL_PRO_3B.dts.num_stages)
 

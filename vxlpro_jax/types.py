@@ -65,3 +65,35 @@ class Selection(NamedTuple):
 
     num_keep: Array
     budget: Array
+
+
+class ClipBatch(NamedTuple):
+    """A batch of training: pixels of videos and pictures, what is asked about them, and what the loss counts.
+
+    frames uint8 [B, T, S, S, 3]: whole groups; a short one repeats its last frame, a picture fills a group with itself,
+        missing groups are black. On the device frames / 127.5 - 1 is what the tower takes.
+    rows: the prompts with their answers; None where nothing is asked (ReCoT). selection: what the selector keeps, drawn
+        by the feed; None with rows. width bool [length]: its shape is the static number of rows after selection; None
+        with rows.
+    relevant bool [B, G]: True where the group shows what is asked about; has_relevant bool [B]: True where somebody
+        said so and a group shows it; both None with rows.
+    valid bool [B]: False where no sample could be read: black frames, no text, no labels.
+    sample_ids int32 [B]: which record of the mixture each row is.
+    """
+
+    frames: Array
+    rows: RowBatch | None
+    selection: Selection | None
+    relevant: Array | None
+    has_relevant: Array | None
+    valid: Array
+    sample_ids: Array
+    width: Array | None
+
+
+def num_kept_by_rate(num_tokens: int, keep_rate: float, keep_multiple: int) -> int:
+    """Tokens that the released rule keeps of num_tokens: the share, rounded down to a multiple (SPEC 9.6)."""
+    if not 0 < keep_rate <= 1:
+        raise ValueError(f"keep_rate {keep_rate}: a share in (0, 1] is accepted")
+    count = int(num_tokens * keep_rate)
+    return count - count % keep_multiple

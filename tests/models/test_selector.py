@@ -14,7 +14,6 @@ from vxlpro_jax.models.selector import (
     WindowAttention,
     keep_tokens,
     normalise_scores,
-    num_kept_by_rate,
 )
 from vxlpro_jax.types import Selection
 
@@ -89,14 +88,6 @@ def test_keep_rate_keeps_the_best_of_each_video_and_every_stamp(seed):
     for row in range(2):
         np.testing.assert_array_equal(keep[row], reference_rate(scores[row], video[row], num_keep[row]))
     np.testing.assert_array_equal(keep_stamps, stamps)
-
-
-def test_counts_of_the_released_rule():
-    assert {num_kept_by_rate(288, rate, 16) for rate in np.linspace(0.7, 0.99, 200)} == set(range(192, 273, 16))
-    assert num_kept_by_rate(144, 1.0, 16) == 144
-    for rate in (0.0, -0.5, 1.01, float("nan")):
-        with pytest.raises(ValueError, match="share in"):
-            num_kept_by_rate(288, rate, 16)
 
 
 def test_scores_are_stretched_per_video_and_padding_gets_zero():

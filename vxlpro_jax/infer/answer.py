@@ -27,9 +27,8 @@ from vxlpro_jax.infer.generate import Prefilled, decode, prefill
 from vxlpro_jax.infer.token_sampler import Sampling
 from vxlpro_jax.infer.video_index import VideoIndex, describe_source, is_index
 from vxlpro_jax.models.presets import VideoXLProConfig
-from vxlpro_jax.models.selector import num_kept_by_rate
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
-from vxlpro_jax.types import Selection
+from vxlpro_jax.types import Selection, num_kept_by_rate
 from vxlpro_jax.vocabulary import TokenIds
 
 MAX_SEED = 2**32  # what every generator of random numbers here takes

@@ -148,11 +148,3 @@ def keep_tokens(
         return jax.vmap(_keep_by_rate)(scores, video_of_group, selection.num_keep), stamp_mask
     keep = jax.vmap(_keep_by_budget)(scores, video_of_group, stamp_mask.sum(-1), selection.budget)
     return keep, stamp_mask & keep.any(-1)[..., None]
-
-
-def num_kept_by_rate(num_tokens: int, keep_rate: float, keep_multiple: int) -> int:
-    """Tokens that the released rule keeps of num_tokens: the share, rounded down to a multiple (SPEC 9.6)."""
-    if not 0 < keep_rate <= 1:
-        raise ValueError(f"keep_rate {keep_rate}: a share in (0, 1] is accepted")
-    count = int(num_tokens * keep_rate)
-    return count - count % keep_multiple
