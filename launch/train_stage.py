@@ -24,7 +24,7 @@ from vxlpro_jax.train.loop import run_loop
 from vxlpro_jax.train.optimizers import make_optimizer
 from vxlpro_jax.train.stages import answer_check, stage_loss
 from vxlpro_jax.train.state import Params, TrainState, new_state
-from vxlpro_jax.train.step import make_train_step
+from vxlpro_jax.train.step import make_check, make_train_step
 from vxlpro_jax.train.vision_feed import (
     encode_bank,
     frame_batches,
@@ -53,7 +53,7 @@ def run(config: TrainConfig, workdir: Path) -> TrainState:
     stage = _answer_stage if config.stage.loss == "answers" else _vision_stage
     make_batch, evaluate = stage(config, model, params, workdir)
     step = make_train_step(stage_loss(config.stage, model), config.stage.trainable, optimizer)
-    state = new_state(params, config.stage.trainable, optimizer)
+    state = new_state(params, config.stage.trainable, optimizer, seed=config.seed)
     state = run_loop(state, step, make_batch, config.stage.num_steps, config.loop, workdir, evaluate)
     params = state.params
     if config.stage.loss == "groups":
@@ -121,12 +121,11 @@ def _vision_stage(
     config: TrainConfig, model: VideoXLProModel, params: Params, workdir: Path
 ) -> tuple[Callable, Callable]:
     bank, heldout = (shared_bank(config, workdir.parent, flag) for flag in (False, True))
-    loss = jax.jit(stage_loss(config.stage, model))
+    check = make_check(stage_loss(config.stage, model))
 
     def evaluate(params: Params, step: int) -> dict[str, float]:
         chunks = [np.arange(i, i + EVAL_CHUNK) for i in range(0, len(heldout) - EVAL_CHUNK + 1, EVAL_CHUNK)]
-        lines = [loss(params, labelled(take(heldout, chunk)))[1] for chunk in chunks]
-        return {name: float(np.mean([line[name] for line in lines])) for name in lines[0]}
+        return check(params, [labelled(take(heldout, chunk)) for chunk in chunks])
 
     if config.stage.loss == "frames":
         return frame_batches(bank, config.seed, config.vision.batch_frames, config.vision.painted), evaluate

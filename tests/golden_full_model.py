@@ -45,7 +45,7 @@ def _loss_and_grads(config: VideoXLProConfig, freeze_tower, params, pixels, batc
         features = jnp.where(freeze_tower, jax.lax.stop_gradient(features), features)
         visual = _apply(config, VideoXLProModel.compress, params, features, jnp.arange(len(pixels)))
         rows, _, logits = _read(config, params, visual[None], batch, selection)
-        return next_token_loss(logits, rows.labels)[0]
+        return next_token_loss(logits, rows.labels)[0].mean()
 
     return jax.value_and_grad(loss)(params)
 
@@ -187,7 +187,7 @@ def check_batch(full: FullModel) -> None:
     golden.check("batch.merged_labels", rows.labels)
     golden.check("batch.scores_1", scores[1, :1].reshape(-1))
     golden.check("batch.keep_1", full.kept(rows, batch, 1))
-    golden.check("batch.loss", next_token_loss(logits, rows.labels)[0][None])
+    golden.check("batch.loss", next_token_loss(logits, rows.labels)[0].mean()[None])
     last = np.asarray(rows.valid).sum(-1) - 1
     golden.check("batch.last_logits", np.asarray(logits)[np.arange(2), last])
 

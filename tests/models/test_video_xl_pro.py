@@ -222,7 +222,7 @@ def test_rows_are_cut_at_the_right_and_what_stays_is_unchanged():
 def loss_of(config, params, visual, batch, selection, remat=False):
     model = VideoXLProModel(config, remat=remat)
     output = model.apply({"params": params}, visual, batch, selection, batch.row_source.shape[1])
-    return next_token_loss(output.logits, output.labels)[0], output
+    return next_token_loss(output.logits, output.labels)[0].mean(), output
 
 
 GRAD = jax.jit(jax.value_and_grad(loss_of, argnums=(1, 2), has_aux=True), static_argnums=0, static_argnames="remat")

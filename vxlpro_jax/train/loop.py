@@ -118,16 +118,12 @@ def resume(state: TrainState, workdir: Path) -> TrainState:
     stored = jax.tree.map(jax.numpy.asarray, stored)
     leaves = [stored["opt_state"][name] for name in sorted(stored["opt_state"])]
     opt_state = jax.tree.unflatten(jax.tree.structure(state.opt_state), leaves)
-    return TrainState(stored["step"], stored["params"], opt_state)
+    return TrainState(**{**stored, "opt_state": opt_state})
 
 
 def _as_tree(state: TrainState) -> dict[str, Any]:
     leaves = jax.tree.leaves(state.opt_state)
-    return {
-        "step": state.step,
-        "params": state.params,
-        "opt_state": {f"{i:04d}": leaf for i, leaf in enumerate(leaves)},
-    }
+    return {**state._asdict(), "opt_state": {f"{i:04d}": leaf for i, leaf in enumerate(leaves)}}
 
 
 def _log(workdir: Path, line: dict[str, Any]) -> None:

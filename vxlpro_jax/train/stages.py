@@ -14,13 +14,14 @@ import jax.numpy as jnp
 from vxlpro_jax.models.dts import pack_frames
 from vxlpro_jax.models.projector import pool_grid
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
-from vxlpro_jax.train.losses import next_token_loss, ranking_loss
+from vxlpro_jax.train.losses import LossTerms, Tally, Term, next_token_loss, ranking_loss
 from vxlpro_jax.train.state import Params
 from vxlpro_jax.train.vision_heads import heads_loss
 from vxlpro_jax.types import RowBatch, Selection
 
 Array = Any
-LossFunction = Callable[[Params, Any], tuple[jax.Array, dict[str, jax.Array]]]
+LossFunction = Callable[[Params, Any, jax.Array], LossTerms]
+"""(params, batch, key) -> terms and metrics. Pure; key is for whatever is random in it."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,12 @@ class AnswerBatch(NamedTuple):
 
 
 def stage_loss(config: StageConfig, model: VideoXLProModel) -> LossFunction:
-    """The stage's loss as a pure function (params, batch) -> (loss, metrics)."""
+    """The stage's loss as a pure function."""
     if config.loss == "frames":
-        return lambda params, batch: _frame_loss(model, params, batch)
+        return lambda params, batch, key: _frame_loss(model, params, batch)
     if config.loss == "groups":
-        return lambda params, batch: _group_loss(config, model, params, batch)
-    return lambda params, batch: _answer_loss(config, model, params, batch)[:2]
+        return lambda params, batch, key: _group_loss(config, model, params, batch)
+    return lambda params, batch, key: _answer_loss(config, model, params, batch)[0]
 
 
 def dts_features(model: VideoXLProModel, params: Params, pixels: Array) -> tuple[Array, Array]:
@@ -91,43 +92,41 @@ def project(model: VideoXLProModel, params: Params, features: Array) -> Array:
     return tokens.reshape(*features.shape[:-3], *tokens.shape[1:])
 
 
-def _frame_loss(model: VideoXLProModel, params: Params, batch: VisionBatch):
+def _frame_loss(model: VideoXLProModel, params: Params, batch: VisionBatch) -> LossTerms:
     pixels = batch.pixels.reshape(-1, *batch.pixels.shape[2:])
     frames = model.apply({"params": params}, pixels, method=VideoXLProModel.encode_frames)
-    loss, metrics = heads_loss(params["heads"], "frame", frames, batch.frame_labels)
-    return loss, {"loss": loss, **metrics}
+    return heads_loss(params["heads"], "frame", frames, batch.frame_labels, 1.0)
 
 
-def _group_loss(config: StageConfig, model: VideoXLProModel, params: Params, batch: VisionBatch):
+def _group_loss(config: StageConfig, model: VideoXLProModel, params: Params, batch: VisionBatch) -> LossTerms:
     frames, groups = dts_features(model, params, batch.pixels)
-    frame_loss, frame_metrics = heads_loss(params["heads"], "frame", frames, batch.frame_labels)
-    group_loss, group_metrics = heads_loss(params["heads"], "group", groups, batch.group_labels)
-    loss = frame_loss + config.group_weight * group_loss
-    return loss, {"loss": loss, **frame_metrics, **group_metrics}
+    of_frames = heads_loss(params["heads"], "frame", frames, batch.frame_labels, 1.0)
+    of_groups = heads_loss(params["heads"], "group", groups, batch.group_labels, config.group_weight)
+    return LossTerms(of_frames.terms | of_groups.terms, of_frames.metrics | of_groups.metrics)
 
 
-def _answer_loss(config: StageConfig, model: VideoXLProModel, params: Params, batch: AnswerBatch):
+def _answer_loss(
+    config: StageConfig, model: VideoXLProModel, params: Params, batch: AnswerBatch
+) -> tuple[LossTerms, Array, Array]:
     visual = project(model, params, batch.features.astype(model.dtype))
     args = (visual, batch.rows, batch.selection, batch.width.shape[0])
     output = model.apply({"params": params}, *args)
-    answer_loss, right = next_token_loss(output.logits, output.labels)
+    answer, right = next_token_loss(output.logits, output.labels)
     real = batch.rows.video_of_group >= 0
-    order_loss = ranking_loss(output.scores, batch.relevant, real, config.ranking_sharpness)
-    loss = answer_loss + config.ranking_weight * order_loss
-    metrics = {
-        "loss": loss,
-        "answer_loss": answer_loss,
-        "ranking_loss": order_loss,
-        "right": right.mean(dtype=jnp.float32),
+    order = ranking_loss(output.scores, batch.relevant, real, config.ranking_sharpness)
+    terms = {
+        "answer_loss": Term(answer.total, answer.number),
+        "ranking_loss": Term(order.total, order.number, config.ranking_weight),
     }
     if config.stamp_weight:
         half, half_params = _lower_half(model, params)
-        metrics["stamp_loss"] = half.apply({"params": half_params}, *args, method=stamp_loss)
-        metrics["loss"] = loss = loss + config.stamp_weight * metrics["stamp_loss"]
-    return loss, metrics, right, output.scores
+        stamp = half.apply({"params": half_params}, *args, method=stamp_loss)
+        terms["stamp_loss"] = Term(stamp.total, stamp.number, config.stamp_weight)
+    metrics = {"right": Tally(right.sum(dtype=jnp.float32), jnp.array(right.size))}
+    return LossTerms(terms, metrics), right, output.scores
 
 
-def stamp_loss(module: VideoXLProModel, visual: Array, rows: RowBatch, selection: Selection, length: int) -> Array:
+def stamp_loss(module: VideoXLProModel, visual: Array, rows: RowBatch, selection: Selection, length: int) -> Tally:
     """Cross entropy of a group's time read from its visual tokens: they say the last two tokens of its stamp in turn.
 
     A time is copied into an answer from what the asked-about group shows only if the group's tokens hold it; the
@@ -143,7 +142,7 @@ def stamp_loss(module: VideoXLProModel, visual: Array, rows: RowBatch, selection
     hidden, _ = module.llm(merged.embeds, positions, merged.valid)
     log_probs = jax.nn.log_softmax(module.llm.logits(hidden))
     picked = jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
-    return -jnp.where(place >= 0, picked, 0).sum() / jnp.maximum((place >= 0).sum(), 1)
+    return Tally(-jnp.where(place >= 0, picked, 0).sum(), (place >= 0).sum())
 
 
 def _lower_half(model: VideoXLProModel, params: Params) -> tuple[VideoXLProModel, Params]:
@@ -156,4 +155,4 @@ def _lower_half(model: VideoXLProModel, params: Params) -> tuple[VideoXLProModel
 
 def answer_check(config: StageConfig, model: VideoXLProModel) -> Callable[[Params, AnswerBatch], tuple[Array, Array]]:
     """(params, batch) -> whether each row's whole answer is the greedy one [B], and the scores [B, G, P]."""
-    return lambda params, batch: _answer_loss(config, model, params, batch)[2:]
+    return lambda params, batch: _answer_loss(config, model, params, batch)[1:]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vxlpro_jax.train.losses import class_loss
+from vxlpro_jax.train.losses import LossTerms, Term, class_loss
 from vxlpro_jax.train.state import Params
 
 FRAME_HEADS = {"kind": 5, "glyph": 16, "colour": 8, "column": 4, "row": 4}
@@ -29,15 +29,15 @@ def new_heads(key: jax.Array, dim: int) -> Params:
 
 
 def heads_loss(
-    heads: Params, where: str, features: Float[Array, "N h w E"], labels: dict[str, Int[Array, "N"]]
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Sum of the class losses over mean-pooled features, and accuracy by name; `where` is "frame" or "group"."""
+    heads: Params, where: str, features: Float[Array, "N h w E"], labels: dict[str, Int[Array, "N"]], weight: float
+) -> LossTerms:
+    """Class losses over mean-pooled features, and the accuracy of each; `where` is "frame" or "group"."""
     pooled = features.mean((1, 2))
     # Mean-pooled features keep their direction, not their scale: the heads read them normalised.
     pooled = pooled * jax.lax.rsqrt(jnp.square(pooled).mean(-1, keepdims=True) + 1e-6)
-    total, accuracy = jnp.zeros(()), {}
+    terms, accuracy = {}, {}
     for name, target in labels.items():
         head = heads[f"{where}_{name}"]
         loss, accuracy[f"{where}_{name}"] = class_loss(pooled @ head["kernel"] + head["bias"], target)
-        total = total + loss
-    return total, accuracy
+        terms[f"{where}_{name}_loss"] = Term(loss.total, loss.number, weight)
+    return LossTerms(terms, accuracy)
