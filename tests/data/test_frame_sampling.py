@@ -14,6 +14,7 @@ from vxlpro_jax.data.frame_sampling import (
     sample_fps,
     sample_released_inference,
     sample_released_training,
+    sample_uniform,
 )
 
 
@@ -136,3 +137,14 @@ def test_short_group_refuses_chance_without_a_key() -> None:
         expand_short_group(6, 4, "released")
     with pytest.raises(ValueError, match="'pad_last' or 'released'"):
         expand_short_group(6, 4, "random")
+
+
+def test_uniform_frames_are_distinct_and_even_over_time() -> None:
+    """By time, not by number: a stretch with many frames gets no more of them."""
+    assert sample_uniform(np.arange(100) / 25, 5).tolist() == [0, 25, 49, 74, 99]
+    assert sample_uniform([0.0, 1.0, 2.0], 20).tolist() == [0, 1, 2]
+    assert sample_uniform([3.0], 20).tolist() == [0]
+    crowded = np.concatenate([np.arange(0, 1, 0.01), np.arange(1, 11)])
+    assert crowded[sample_uniform(crowded, 11)].tolist() == list(range(11))
+    with pytest.raises(ValueError, match="num_frames=0"):
+        sample_uniform([0.0], 0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vxlpro_jax.data.image_transforms import anyres_views, choose_canvas, preprocess
+from vxlpro_jax.data.image_transforms import anyres_views, choose_canvas, preprocess, stretch
 
 RNG = np.random.default_rng(0)
 
@@ -91,3 +91,11 @@ def test_what_the_picture_leaves_free_is_black():
 def test_pictures_of_other_types_raise(picture):
     with pytest.raises(ValueError, match=r"uint8 RGB \[H, W, 3\] is accepted"):
         anyres_views(picture, 4)
+
+
+def test_preprocess_is_stretch_scaled() -> None:
+    frames = np.random.default_rng(3).integers(0, 256, (2, 20, 30, 3), np.uint8)
+    stretched = stretch(frames, 16)
+    assert stretched.dtype == np.uint8 and stretched.shape == (2, 16, 16, 3)
+    np.testing.assert_allclose(preprocess(frames, 16), stretched / 127.5 - 1, atol=1e-6)
+    assert stretch(stretched, 16) is stretched and stretch(frames[:0], 16).shape == (0, 16, 16, 3)

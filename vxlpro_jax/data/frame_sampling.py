@@ -58,6 +58,16 @@ def sample_fps(
     return FrameChoice(indices, times[indices], spacing_s, length_s + spacing_s if duration_s is None else duration_s)
 
 
+def sample_uniform(times_s: Sequence[float] | np.ndarray, num_frames: int) -> np.ndarray:
+    """Indices int64 of at most num_frames distinct frames, evenly over the time from the first frame to the last; all
+    of them where a video has no more. times_s: ascending presentation times of at least one frame."""
+    times = np.asarray(times_s, np.float64)
+    _check_positive("num_frames", num_frames)
+    if len(times) <= num_frames:
+        return np.arange(len(times), dtype=np.int64)
+    return np.unique(_nearest(times, np.linspace(times[0], times[-1], num_frames)))
+
+
 def _nearest(times: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Index of the time nearest to each grid point, the earlier on a tie."""
     after = np.clip(np.searchsorted(times, grid), 1, max(1, len(times) - 1))

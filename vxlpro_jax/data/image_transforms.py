@@ -12,8 +12,8 @@ from PIL import Image
 MAX_TILES_PER_SIDE = 6  # SPEC 13: grid (1x1)...(6x6)
 
 
-def preprocess(frames: np.ndarray, image_size: int) -> np.ndarray:
-    """uint8 RGB [T, H, W, 3] -> float32 [T, S, S, 3] in [-1, 1]: stretched to a square, bicubic with antialiasing.
+def stretch(frames: np.ndarray, image_size: int) -> np.ndarray:
+    """uint8 RGB [T, H, W, 3] -> uint8 [T, S, S, 3]: stretched to a square, bicubic with antialiasing.
 
     Raises ValueError for other types or shapes.
     """
@@ -22,10 +22,15 @@ def preprocess(frames: np.ndarray, image_size: int) -> np.ndarray:
             f"frames of type {frames.dtype}, shape {list(frames.shape)}: uint8 RGB [T, H, W, 3] is accepted"
         )
     size = (image_size, image_size)
-    if frames.shape[1:3] != size:
-        resized = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames]
-        frames = np.stack(resized) if resized else np.zeros((0, *size, 3), np.uint8)
-    return (frames.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+    if frames.shape[1:3] == size:
+        return frames
+    resized = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames]
+    return np.stack(resized) if resized else np.zeros((0, *size, 3), np.uint8)
+
+
+def preprocess(frames: np.ndarray, image_size: int) -> np.ndarray:
+    """uint8 RGB [T, H, W, 3] -> float32 [T, S, S, 3] in [-1, 1]: see `stretch`, which also says what is raised."""
+    return (stretch(frames, image_size).astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
 
 
 class Canvas(NamedTuple):

@@ -1,0 +1,57 @@
+"""Prune a data set: `python -m launch.prune --config=configs/prune.py --config.json_path=F --workdir=DIR`.
+
+More: [--config.KEY=VALUE] [--json=FILE]. DIR gets kept/ (annotations in the input's format), scores.parquet, report.md,
+similarity.png, prune.json and broken.jsonl; a killed run goes on when started again. Exit code: 0, 1 when too many
+videos are broken, 2 for bad arguments.
+
+Source: paper 3.3; docs/pruning.md.
+"""
+
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+JSON = flags.DEFINE_string("json", None, "also write the summary (prune.json) to this file")
+
+
+def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    # The processes that read videos import this file anew; what brings jax along is imported when it is needed.
+    from launch import prune_run
+
+    if len(argv) > 1:
+        fail(f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
+    try:
+        settings = prune_run.read_config(CONFIG.value)
+        prune_run.prune(settings, Path(WORKDIR.value), Path(JSON.value) if JSON.value else None)
+    except prune_run.TooManyBroken as error:
+        fail(str(error), code=1)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Flags as absl reads them; an unknown --config.KEY is an AttributeError there, that names the nearest key."""
+    try:
+        return flags.FLAGS(argv)
+    except AttributeError as error:
+        given = ", ".join(word for word in argv if word.startswith("--config."))
+        said = str(error).replace("\\'", "").replace("\\nD", "; d").strip("'\"")
+        fail(f"{given}: the configuration has no key {said}")
+    except (flags.Error, OSError) as error:
+        fail(str(error))
+
+
+def fail(said: str, code: int = 2) -> NoReturn:
+    print(f"launch.prune: {said}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main, flags_parser=parse_flags)
