@@ -20,10 +20,10 @@ from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer
 from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, abstract_params, init_params
 from vxlpro_jax.train.answer_feed import AnswerFeed, mark_batches
-from vxlpro_jax.train.loop import run_loop
+from vxlpro_jax.train.loop import last_logged_step, run_loop
 from vxlpro_jax.train.optimizers import make_optimizer
 from vxlpro_jax.train.stages import answer_check, stage_loss
-from vxlpro_jax.train.state import Params, TrainState, new_state
+from vxlpro_jax.train.state import Params, new_state
 from vxlpro_jax.train.step import make_check, make_train_step
 from vxlpro_jax.train.vision_feed import (
     encode_bank,
@@ -41,12 +41,14 @@ EVAL_CHUNK, EVAL_ROWS = 64, 384
 MODEL_FOLDER = "model"
 
 
-def run(config: TrainConfig, workdir: Path) -> TrainState:
-    """Train the stage; returns its last state, which workdir holds too."""
+def run(config: TrainConfig, workdir: Path) -> None:
+    """Train the stage and write its model to workdir/model; a stage that is done is not done again."""
     if config.preset not in PRESETS:
         raise ValueError(
             f"config.preset={config.preset!r}: one of {', '.join(PRESETS)} is accepted (models/presets.py)."
         )
+    if (workdir / MODEL_FOLDER).exists() and last_logged_step(workdir) >= config.stage.num_steps:
+        return
     model = VideoXLProModel(PRESETS[config.preset])
     params = starting_params(config, model.config, workdir)
     optimizer = make_optimizer(config.optimizer, config.stage.num_steps)
@@ -59,7 +61,6 @@ def run(config: TrainConfig, workdir: Path) -> TrainState:
     if config.stage.loss == "groups":
         params = with_unit_features(model, params, shared_bank(config, workdir.parent, heldout=True), EVAL_ROWS)
     save_model(params, workdir)
-    return state
 
 
 def starting_params(config: TrainConfig, sizes: VideoXLProConfig, workdir: Path) -> Params:

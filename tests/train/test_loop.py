@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from vxlpro_jax.checkpoint import CheckpointError
-from vxlpro_jax.train.loop import LoopConfig, prefetched, resume, run_loop, save_state
+from vxlpro_jax.train.loop import LoopConfig, last_logged_step, prefetched, resume, run_loop, save_state
 from vxlpro_jax.train.losses import LossTerms, Term, weighed_mean
 from vxlpro_jax.train.state import new_state
 from vxlpro_jax.train.step import make_train_step
@@ -79,6 +79,12 @@ def test_a_finished_run_is_not_run_again(tmp_path):
         raise AssertionError("a batch was made")
 
     assert int(run(tmp_path, never).step) == 7
+
+
+def test_the_last_logged_step_tells_how_far_a_run_came(tmp_path):
+    assert last_logged_step(tmp_path) == -1
+    run(tmp_path)
+    assert last_logged_step(tmp_path) == 7
 
 
 def test_a_kill_between_the_renames_keeps_the_old_state(tmp_path):

@@ -126,6 +126,13 @@ def _as_tree(state: TrainState) -> dict[str, Any]:
     return {**state._asdict(), "opt_state": {f"{i:04d}": leaf for i, leaf in enumerate(leaves)}}
 
 
+def last_logged_step(workdir: Path) -> int:
+    """The step of the last line in a run's metrics; -1 where there is none."""
+    path = workdir / METRICS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return int(json.loads(lines[-1])["step"]) if lines else -1
+
+
 def _log(workdir: Path, line: dict[str, Any]) -> None:
     with open(workdir / METRICS_FILE, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
