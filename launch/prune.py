@@ -28,7 +28,9 @@ def main(argv: list[str]) -> None:
         fail(f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
     try:
         settings = prune_run.read_config(CONFIG.value)
-        prune_run.prune(settings, Path(WORKDIR.value), Path(JSON.value) if JSON.value else None)
+        workdir = Path(WORKDIR.value)
+        prune_run.prune(settings, workdir, Path(JSON.value) if JSON.value else None)
+        print((workdir / "report.md").read_text(encoding="utf-8"))
     except prune_run.TooManyBroken as error:
         fail(str(error), code=1)
     except (ValueError, OSError) as error:

@@ -112,7 +112,6 @@ def prune(settings: PruneConfig, workdir: Path, json_file: Path | None = None) -
     write_whole(workdir / "prune.json", as_json(summary))
     if json_file:
         write_whole(json_file, as_json(summary))
-    print((workdir / "report.md").read_text(encoding="utf-8"))
     print(f"{len(rows)} videos in {scored:.0f} s; everything is in {workdir}", file=sys.stderr)
     return summary
 

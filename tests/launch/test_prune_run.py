@@ -88,7 +88,7 @@ def ids(path: Path) -> list[str]:
 
 
 def test_what_is_kept_is_least_redundant_and_every_video_is_scored_once(
-    videos: Path, tmp_path: Path, encoder: PixelEncoder, capsys: pytest.CaptureFixture[str]
+    videos: Path, tmp_path: Path, encoder: PixelEncoder
 ) -> None:
     source = tmp_path / "train.json"
     source.write_text(json.dumps(records(videos)))
@@ -109,7 +109,7 @@ def test_what_is_kept_is_least_redundant_and_every_video_is_scored_once(
     assert (
         json.loads((out / "prune.json").read_text()) == json.loads((tmp_path / "summary.json").read_text()) == summary
     )
-    assert "| captioning | share 0.333333 | 6 | 0 | 2 | 6 | 2 |" in capsys.readouterr().out
+    assert "| captioning | share 0.333333 | 6 | 0 | 2 | 6 | 2 |" in (out / "report.md").read_text()
     assert set(contents(out)) == {
         *("broken.jsonl", "kept/train.json", "prune.json", "report.md"),
         *("scores.jsonl", "scores.parquet", "similarity.png"),
