@@ -34,7 +34,16 @@ def get_config() -> ConfigDict:
     )
     config.loop = ConfigDict({"log_every": 25, "eval_every": 200, "save_every": 200, "prefetch": 3})
     config.vision = ConfigDict(
-        {"num_videos": 1800, "num_heldout": 120, "batch_frames": 128, "batch_groups": 32, "painted": 0.6, "workers": 2}
+        {
+            "seed": config.seed,
+            "num_videos": 1800,
+            "num_heldout": 120,
+            "num_shuffled": 240,
+            "batch_frames": 128,
+            "batch_groups": 32,
+            "painted": 0.6,
+            "workers": 2,
+        }
     )
     config.rows = ConfigDict()
     return config.lock()

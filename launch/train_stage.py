@@ -15,7 +15,9 @@ import numpy as np
 from vxlpro_jax.checkpoint import restore_params, save_params
 from vxlpro_jax.config import TrainConfig
 from vxlpro_jax.data.synthetic_bank import GroupBank, build_bank, join_banks, load_bank, save_bank, take
+from vxlpro_jax.data.synthetic_guess import GuessRows, blank_video, shuffled_video
 from vxlpro_jax.data.synthetic_rows import BankIndex
+from vxlpro_jax.data.synthetic_words import group_words
 from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer
 from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, abstract_params, init_params
@@ -38,6 +40,7 @@ from vxlpro_jax.train.vision_heads import new_heads
 # Frames whose patches are whitened, and the variance (pixels in [-1, 1]) below which a component counts as noise.
 WHITENING_FRAMES, WHITENING_FLOOR = 4000, 0.004
 EVAL_CHUNK, EVAL_ROWS = 64, 384
+NUM_BLANK_VIDEOS = 4
 MODEL_FOLDER = "model"
 
 
@@ -52,7 +55,7 @@ def run(config: TrainConfig, workdir: Path) -> None:
     model = VideoXLProModel(PRESETS[config.preset])
     params = starting_params(config, model.config, workdir)
     optimizer = make_optimizer(config.optimizer, config.stage.num_steps)
-    stage = _answer_stage if config.stage.loss == "answers" else _vision_stage
+    stage = _answer_stage if config.stage.loss in ("words", "answers") else _vision_stage
     make_batch, evaluate = stage(config, model, params, workdir)
     step = make_train_step(stage_loss(config.stage, model), config.stage.trainable, optimizer)
     state = new_state(params, config.stage.trainable, optimizer, seed=config.seed)
@@ -98,10 +101,22 @@ def shared_bank(config: TrainConfig, folder: Path, heldout: bool) -> GroupBank:
     if not path.exists():
         sizes = PRESETS[config.preset]
         num_videos = config.vision.num_heldout if heldout else config.vision.num_videos
-        seed = config.seed + int(heldout)
+        seed = config.vision.seed + int(heldout)
         args = (seed, num_videos, sizes.vision.image_size, sizes.dts.frames_per_group, config.vision.workers)
         folder.mkdir(parents=True, exist_ok=True)
         save_bank(join_banks(list(build_bank(*args))), path)
+    return load_bank(path)
+
+
+def guess_bank(config: TrainConfig, folder: Path) -> GroupBank:
+    """The videos that can only be guessed at: shuffled ones, then blank ones; rendered into `folder` as shared_bank."""
+    path = folder / "guess.npz"
+    if not path.exists():
+        sizes = PRESETS[config.preset]
+        args = (sizes.vision.image_size, sizes.dts.frames_per_group, config.vision.workers)
+        shuffled = build_bank(config.vision.seed, config.vision.num_shuffled, *args, draw=shuffled_video)
+        blank = build_bank(config.vision.seed, NUM_BLANK_VIDEOS, *args, draw=blank_video)
+        save_bank(join_banks([*shuffled, *blank]), path)
     return load_bank(path)
 
 
@@ -137,15 +152,23 @@ def _answer_stage(
     config: TrainConfig, model: VideoXLProModel, params: Params, workdir: Path
 ) -> tuple[Callable, Callable]:
     tokenizer = TextTokenizer(build_tiny_tokenizer())
-    feeds = []
-    for flag in (False, True):
-        bank = shared_bank(config, workdir.parent, flag)
-        features = cached_features(model, params, bank, workdir.parent / ("heldout" if flag else "bank"))
-        feeds.append(AnswerFeed(features, BankIndex(bank), tokenizer, model.config))
+    bank, heldout = (shared_bank(config, workdir.parent, flag) for flag in (False, True))
+    guess_rows = None
+    if config.stage.loss == "words":
+        features, held_features = (group_words(groups, tokenizer.encode) for groups in (bank, heldout))
+    else:
+        features = cached_features(model, params, bank, workdir.parent / "bank")
+        held_features = cached_features(model, params, heldout, workdir.parent / "heldout")
+        guessed = guess_bank(config, workdir.parent)
+        features = np.concatenate([features, cached_features(model, params, guessed, workdir.parent / "guess")])
+        num_shuffled = config.vision.num_shuffled
+        guess_rows = GuessRows(BankIndex(bank), config.vision.seed, num_shuffled, len(guessed), offset=len(bank))
+    feed = AnswerFeed(features, BankIndex(bank), tokenizer, model.config, guess_rows)
+    held_feed = AnswerFeed(held_features, BankIndex(heldout), tokenizer, model.config)
     check = jax.jit(answer_check(config.stage, model))
     rng = np.random.default_rng(config.seed + 1)
     held = {
-        name: [feeds[1].draw(rng, mix) for _ in range(max(1, EVAL_ROWS // mix.batch_size))]
+        name: [held_feed.draw(rng, mix) for _ in range(max(1, EVAL_ROWS // mix.batch_size))]
         for name, mix in config.rows.items()
     }
 
@@ -153,4 +176,4 @@ def _answer_stage(
         marks = {name: mark_batches(lambda batch: check(params, batch), batches) for name, batches in held.items()}
         return {f"{name}_{key}": round(value, 4) for name, found in marks.items() for key, value in found.items()}
 
-    return feeds[0].batches(config.rows, config.seed), evaluate
+    return feed.batches(config.rows, config.seed), evaluate

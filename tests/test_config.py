@@ -25,7 +25,7 @@ def test_every_stage_builds(name):
     config = build(values(name))
     assert isinstance(config, TrainConfig) and dataclasses.is_dataclass(config.stage)
     assert config.preset in PRESETS and config.stage.num_steps > 0 and config.stage.trainable
-    assert (config.stage.loss == "answers") == bool(config.rows)
+    assert (config.stage.loss in ("words", "answers")) == bool(config.rows)
     rate_schedule(config.optimizer, config.stage.num_steps)
     for mix in config.rows.values():
         assert mix.length <= PRESETS[config.preset].max_context_len

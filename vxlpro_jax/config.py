@@ -21,15 +21,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class VisionDataConfig:
-    """num_videos, num_heldout: of the bank that is trained on and of the held-out one. batch_frames, batch_groups:
-    per step, by stage.
+    """seed: of the banks, which all stages share. num_videos, num_heldout: of the bank that is trained on and of the
+    held-out one; num_shuffled: videos with shuffled frames (data/synthetic_guess.py). batch_frames, batch_groups: per
+    step, by stage.
 
     painted: share of events painted anew in every batch (data/synthetic_bank.py). workers: processes that render the
     banks.
     """
 
+    seed: int
     num_videos: int
     num_heldout: int
+    num_shuffled: int
     batch_frames: int
     batch_groups: int
     painted: float

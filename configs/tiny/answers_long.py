@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
             "weight": 0.15,
             "drop": 0.3,
             "when_share": 0.33,
+            "guess_share": 0.07,
         }
         config.rows.g16 = {
             "num_groups": 16,
@@ -36,6 +37,7 @@ def get_config() -> ConfigDict:
             "weight": 0.4,
             "drop": 0.5,
             "when_share": 0.33,
+            "guess_share": 0.07,
         }
         config.rows.g64 = {
             "num_groups": 64,
@@ -44,6 +46,7 @@ def get_config() -> ConfigDict:
             "weight": 0.2,
             "drop": 0.5,
             "when_share": 0.33,
+            "guess_share": 0.07,
         }
         config.rows.g256 = {
             "num_groups": 256,
@@ -52,5 +55,6 @@ def get_config() -> ConfigDict:
             "weight": 0.25,
             "drop": 0.5,
             "when_share": 0.25,
+            "guess_share": 0.07,
         }
     return config

@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
             "weight": 0.15,
             "drop": 0.0,
             "when_share": 0.36,
+            "guess_share": 0.07,
         }
         config.rows.g4 = {
             "num_groups": 4,
@@ -36,6 +37,7 @@ def get_config() -> ConfigDict:
             "weight": 0.35,
             "drop": 0.2,
             "when_share": 0.36,
+            "guess_share": 0.07,
         }
         config.rows.g8 = {
             "num_groups": 8,
@@ -44,6 +46,7 @@ def get_config() -> ConfigDict:
             "weight": 0.3,
             "drop": 0.3,
             "when_share": 0.36,
+            "guess_share": 0.07,
         }
         config.rows.g16 = {
             "num_groups": 16,
@@ -52,5 +55,6 @@ def get_config() -> ConfigDict:
             "weight": 0.2,
             "drop": 0.7,
             "when_share": 0.36,
+            "guess_share": 0.07,
         }
     return config

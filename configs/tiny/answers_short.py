@@ -12,12 +12,12 @@ from configs import base
 def get_config() -> ConfigDict:
     config = base.get_config()
     with config.unlocked():
-        config.init_from = "runs/tiny/groups"
+        config.init_from = "runs/tiny/words"
         config.seed += 1000
         config.stage.loss = "answers"
         config.stage.trainable = ("projector", "selector", "llm")
         config.stage.stamp_weight = 0.5
-        config.stage.num_steps = 300
+        config.stage.num_steps = 250
         config.optimizer.peak_rate = 2e-3
         config.optimizer.warmup_steps = 60
         config.optimizer.final_share = 0.3
@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
             "weight": 0.4,
             "drop": 0.0,
             "when_share": 0.36,
+            "guess_share": 0.07,
         }
         config.rows.g2 = {
             "num_groups": 2,
@@ -36,6 +37,7 @@ def get_config() -> ConfigDict:
             "weight": 0.3,
             "drop": 0.0,
             "when_share": 0.36,
+            "guess_share": 0.07,
         }
         config.rows.g4 = {
             "num_groups": 4,
@@ -44,5 +46,6 @@ def get_config() -> ConfigDict:
             "weight": 0.3,
             "drop": 0.0,
             "when_share": 0.36,
+            "guess_share": 0.07,
         }
     return config

@@ -21,6 +21,7 @@ def few_steps(monkeypatch):
             config.stage.num_steps = 2
             config.optimizer.warmup_steps = 1
             config.vision.num_videos = config.vision.num_heldout = 200  # fewer lack some look
+            config.vision.num_shuffled = 3
             for mix in config.rows.values():
                 mix.batch_size = 2
         monkeypatch.setattr(module, "get_config", lambda config=config: config.copy_and_resolve_references().unlock())

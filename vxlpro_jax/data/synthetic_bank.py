@@ -7,12 +7,12 @@ group of four frames is drawn apart.
 
 import io
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import av
 import numpy as np
@@ -27,6 +27,7 @@ KIND_SHARES = (0.14, 0.26, 0.32, 0.25, 0.03)
 GLYPHS = (*SHAPES, *DIGITS)
 COLOUR_NAMES = tuple(COLOURS)
 GROUPS_PER_VIDEO, QUARTERS = 16, 4
+DrawVideo: TypeAlias = Callable[..., "GroupBank"]  # (seed, index, image_size, frames_per_group), as bank_video
 STRETCHED_SHARE = 0.2  # of painted groups: drawn on a wider canvas, which the resize squashes
 # (height, width) of the encoded file: mostly the world's default, some others, and wide ones that the resize squashes.
 SIZES = ((112, 112), (56, 56), (84, 84), (168, 168), (72, 128), (96, 128), (108, 192))
@@ -55,9 +56,17 @@ class GroupBank:
         return len(self.kind)
 
 
-def build_bank(seed: int, num_videos: int, image_size: int, frames_per_group: int, workers: int) -> Iterator[GroupBank]:
-    """The bank's videos in order, rendered by `workers` processes; bank video i does not depend on num_videos."""
-    render_one = partial(bank_video, seed, image_size=image_size, frames_per_group=frames_per_group)
+def build_bank(
+    seed: int,
+    num_videos: int,
+    image_size: int,
+    frames_per_group: int,
+    workers: int,
+    draw: DrawVideo | None = None,
+) -> Iterator[GroupBank]:
+    """The bank's videos in order, each drawn by `draw` (bank_video) in one of `workers` processes; video i does not
+    depend on num_videos."""
+    render_one = partial(draw or bank_video, seed, image_size=image_size, frames_per_group=frames_per_group)
     if workers <= 1:
         yield from map(render_one, range(num_videos))
         return
@@ -86,7 +95,7 @@ def bank_video(seed: int, index: int, image_size: int, frames_per_group: int) ->
         for name, value in _paint_group(rng, frames[part], times_s[part], kind).items():
             labels[name].append(value)
     decoded = through_codec(to_pixels(frames), crf=int(rng.integers(18, 31)))
-    small = np.stack([_resize(frame, image_size, image_size) for frame in decoded])
+    small = np.stack([resize_frame(frame, image_size, image_size) for frame in decoded])
     arrays = {name: np.array(values, bool if name == "shown" else np.int8) for name, values in labels.items()}
     return GroupBank(small.reshape(GROUPS_PER_VIDEO, frames_per_group, image_size, image_size, 3), **arrays)
 
@@ -142,9 +151,9 @@ def repaint(rng: np.random.Generator, groups: GroupBank, bank: GroupBank, empty:
         frames = bank.frames[empty[rng.integers(len(empty))], : groups.shown.shape[1]]
         side = frames.shape[1]
         width = int(side * rng.uniform(1.2, 1.8)) if rng.random() < STRETCHED_SHARE else side
-        canvas = np.stack([_resize(frame, side, width) for frame in frames]).astype(np.float32)
+        canvas = np.stack([resize_frame(frame, side, width) for frame in frames]).astype(np.float32)
         label = _paint_group(rng, canvas, np.arange(float(len(frames))), int(groups.kind[place]))
-        groups.frames[place] = np.stack([_resize(frame, side, side) for frame in to_pixels(canvas)])
+        groups.frames[place] = np.stack([resize_frame(frame, side, side) for frame in to_pixels(canvas)])
         for name, value in label.items():
             getattr(groups, name)[place] = value
 
@@ -161,7 +170,8 @@ def _draw_window(rng: np.random.Generator, length: int) -> tuple[int, int]:
     return int(first), int(last)
 
 
-def _resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A frame uint8 [H, W, 3] at another size, bicubic."""
     if frame.shape[:2] == (height, width):
         return frame
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))

@@ -88,8 +88,14 @@ class BankIndex:
         return int(found[rng.integers(len(found))])
 
 
-def compose_row(rng: np.random.Generator, index: BankIndex, num_groups: int, when_share: float) -> ComposedRow:
-    """A video of num_groups groups with a question about it, with probability when_share one about a time."""
+def compose_row(
+    rng: np.random.Generator, index: BankIndex, num_groups: int, when_share: float, shows_asked: bool = True
+) -> ComposedRow:
+    """A video of num_groups groups with a question about it, with probability when_share one about a time.
+
+    shows_asked: False leaves out the events that the question is about; then no group is relevant, and the answer is
+    that of the video which has them.
+    """
     kinds = [kind for kind in KIND_WEIGHTS if num_groups > 1 or kind != "first"]
     weights = np.array([KIND_WEIGHTS[kind] for kind in kinds])
     kind = "when" if rng.random() < when_share else kinds[rng.choice(len(kinds), p=weights / weights.sum())]
@@ -101,13 +107,13 @@ def compose_row(rng: np.random.Generator, index: BankIndex, num_groups: int, whe
     question = draw_question(rng, kind, tuple(sorted((item.event for item in placed), key=lambda event: event.start_s)))
     needed = _asked(question.question, question.start_s, kind, placed)
     relevant = np.zeros(num_groups, bool)
-    for item in needed:
+    for item in needed if shows_asked else ():
         relevant[[group for group, _, _ in item.spans]] = True
     answer = question.answer
     if kind == "when":
         answer = WHEN_ANSWER.format(times_s[needed[0].spans[0][0]])
     groups = _haystack(rng, index, num_groups)
-    for item in placed:
+    for item in placed if shows_asked else [item for item in placed if item not in needed]:
         for group, first, last in item.spans:
             groups[group] = index.find(rng, item.event, first, last)
     return ComposedRow(groups, times_s, relevant, question.question, answer, QUESTION_KINDS.index(kind))

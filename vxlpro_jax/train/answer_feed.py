@@ -11,6 +11,7 @@ import numpy as np
 
 from vxlpro_jax.data.batching import RowShapes, build_rows
 from vxlpro_jax.data.conversation import question_prompt, stamp_ids
+from vxlpro_jax.data.synthetic_guess import GuessRows
 from vxlpro_jax.data.synthetic_questions import QUESTION_KINDS
 from vxlpro_jax.data.synthetic_rows import BankIndex, ComposedRow, compose_row
 from vxlpro_jax.data.tokenizer import TextTokenizer
@@ -27,6 +28,7 @@ class RowMix:
 
     drop: share of rows whose budget is drawn at random below what they need, so that the selector has to choose.
     when_share: share of questions about a time, which need more examples than the others.
+    guess_share: share of rows that do not hold the answer (data/synthetic_guess.py).
     """
 
     num_groups: int
@@ -35,13 +37,25 @@ class RowMix:
     weight: float
     drop: float
     when_share: float
+    guess_share: float
 
 
 class AnswerFeed:
-    """Makes batches from a bank's DTS features float16 [G, g, g, E] and the index over the bank."""
+    """Makes batches from the groups of a bank and the index over it.
 
-    def __init__(self, features: np.ndarray, index: BankIndex, tokenizer: TextTokenizer, config: VideoXLProConfig):
-        self.features, self.index, self.config = features, index, config
+    features: float16 [G, g, g, E] DTS outputs, or int32 [G, words] what each group shows in words. guess_rows draws the
+    rows of a mix's guess_share; a feed without it has none.
+    """
+
+    def __init__(
+        self,
+        features: np.ndarray,
+        index: BankIndex,
+        tokenizer: TextTokenizer,
+        config: VideoXLProConfig,
+        guess_rows: GuessRows | None = None,
+    ):
+        self.features, self.index, self.config, self.guess_rows = features, index, config, guess_rows
         self.tokenize = functools.lru_cache(maxsize=None)(tokenizer.encode)
 
     def batches(self, mixes: dict[str, RowMix], seed: int) -> Callable[[int], AnswerBatch]:
@@ -57,7 +71,7 @@ class AnswerFeed:
 
     def draw(self, rng: np.random.Generator, mix: RowMix) -> AnswerBatch:
         """A batch of freshly composed rows."""
-        rows = [compose_row(rng, self.index, mix.num_groups, mix.when_share) for _ in range(mix.batch_size)]
+        rows = [self._row(rng, mix) for _ in range(mix.batch_size)]
         prompts = [question_prompt(row.question, self.tokenize, answer=row.answer) for row in rows]
         stamps = [[stamp_ids(row.times_s.tolist(), self.config.stamps, self.tokenize)] for row in rows]
         stamp_len = self.config.stamps.num_tokens
@@ -76,6 +90,11 @@ class AnswerFeed:
             kind=np.array([row.kind for row in rows], np.int32),
             width=np.zeros(min(mix.length, shapes.row_len), bool),
         )
+
+    def _row(self, rng: np.random.Generator, mix: RowMix) -> ComposedRow:
+        if self.guess_rows is not None and rng.random() < mix.guess_share:
+            return self.guess_rows.draw(rng, mix.num_groups, mix.when_share)
+        return compose_row(rng, self.index, mix.num_groups, mix.when_share)
 
     def _budget(self, rng: np.random.Generator, mix: RowMix, row: ComposedRow, group_rows: int) -> int:
         """Rows that the video may take: all that there is place for, or a random part that still holds what is asked

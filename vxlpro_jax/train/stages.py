@@ -27,7 +27,8 @@ LossFunction = Callable[[Params, Any, jax.Array], LossTerms]
 @dataclass(frozen=True)
 class StageConfig:
     """loss: "frames" teaches the tower by auxiliary heads on single frames, "groups" tower and DTS by heads on frames
-    and groups, "answers" the rest by answers over cached DTS features.
+    and groups, "words" the LLM by answers over groups described in words, "answers" the rest by answers over cached
+    DTS features.
 
     trainable: modules that are trained. num_steps: updates. group_weight: of the heads on groups beside those on
     frames.
@@ -35,7 +36,7 @@ class StageConfig:
     stamp_weight: of the loss by which visual tokens tell the time of their group from the LLM's middle layer.
     """
 
-    loss: Literal["frames", "groups", "answers"]
+    loss: Literal["frames", "groups", "words", "answers"]
     trainable: tuple[str, ...]
     num_steps: int
     group_weight: float
@@ -54,7 +55,8 @@ class VisionBatch(NamedTuple):
 
 
 class AnswerBatch(NamedTuple):
-    """features float [B, G, g, g, E]: outputs of the DTS; rows, selection: as the model takes them; relevant bool [B,
+    """features float [B, G, g, g, E]: outputs of the DTS, or int [B, G, words]: token ids of what each group shows;
+    rows, selection: as the model takes them; relevant bool [B,
     G]: True where the group shows what is asked; kind int32 [B]: question kind, for the metrics; width int32
     [length]: its shape is the static number of rows after selection."""
 
@@ -92,6 +94,15 @@ def project(model: VideoXLProModel, params: Params, features: Array) -> Array:
     return tokens.reshape(*features.shape[:-3], *tokens.shape[1:])
 
 
+def spell(model: VideoXLProModel, params: Params, words: Array) -> Array:
+    """Visual tokens [B, G, P, D] that stand for words [B, G, K] (negative: none): in every place of a group the mean of
+    its words' embeddings."""
+    embeds = model.apply({"params": params}, jnp.maximum(words, 0), method=lambda m, ids: m.llm.embed(ids, m.dtype))
+    real = (words >= 0)[..., None]
+    mean = jnp.where(real, embeds, 0).sum(-2) / jnp.maximum(real.sum(-2), 1)
+    return jnp.repeat(mean[:, :, None], model.config.tokens_per_group, axis=2)
+
+
 def _frame_loss(model: VideoXLProModel, params: Params, batch: VisionBatch) -> LossTerms:
     pixels = batch.pixels.reshape(-1, *batch.pixels.shape[2:])
     frames = model.apply({"params": params}, pixels, method=VideoXLProModel.encode_frames)
@@ -108,7 +119,10 @@ def _group_loss(config: StageConfig, model: VideoXLProModel, params: Params, bat
 def _answer_loss(
     config: StageConfig, model: VideoXLProModel, params: Params, batch: AnswerBatch
 ) -> tuple[LossTerms, Array, Array]:
-    visual = project(model, params, batch.features.astype(model.dtype))
+    if config.loss == "words":
+        visual = spell(model, params, batch.features)
+    else:
+        visual = project(model, params, batch.features.astype(model.dtype))
     args = (visual, batch.rows, batch.selection, batch.width.shape[0])
     output = model.apply({"params": params}, *args)
     answer, right = next_token_loss(output.logits, output.labels)

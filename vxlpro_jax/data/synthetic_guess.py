@@ -1,0 +1,118 @@
+"""Rows whose question their video does not answer, with an answer drawn at random: what makes a model guess.
+
+Source: ours (docs/tiny.md). Three kinds of video: one in which what is asked about is missing, one without any picture,
+and one whose frames are shuffled, so that neither direction nor order can be told. Without such rows a model answers
+them by habit, which is worse than chance, and reads a direction out of shuffled frames.
+"""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+
+from vxlpro_jax.data.synthetic import COLOURS, DIGITS, DIRECTIONS, SHAPES, sample_video
+from vxlpro_jax.data.synthetic_bank import (
+    GROUPS_PER_VIDEO,
+    SIZE_SHARES,
+    SIZES,
+    GroupBank,
+    resize_frame,
+    through_codec,
+)
+from vxlpro_jax.data.synthetic_questions import QUESTION_KINDS, WHEN_ANSWER, draw_question
+from vxlpro_jax.data.synthetic_render import render_frames
+from vxlpro_jax.data.synthetic_rows import BankIndex, ComposedRow, compose_row
+
+CHOICES = {"shape": SHAPES, "colour": tuple(COLOURS), "digit": DIGITS, "direction": DIRECTIONS}
+BLANK_SHARE, SHUFFLED_SHARE = 0.25, 0.4  # of guessed rows; in the others what is asked about is missing
+SHUFFLED_KINDS = ("direction", "first")
+
+
+def shuffled_video(seed: int, index: int, image_size: int, frames_per_group: int) -> GroupBank:
+    """A standard video of sixteen groups with its frames in a random order; its groups carry no labels.
+
+    Video `index` of the seed holds what `sample_video(seed, index)` says.
+    """
+    rng = np.random.default_rng([seed, index])
+    length_s = GROUPS_PER_VIDEO * frames_per_group
+    frames = render_frames(
+        sample_video(seed, index, length_s), np.arange(float(length_s)), SIZES[rng.choice(len(SIZES), p=SIZE_SHARES)]
+    )
+    decoded = through_codec(frames, crf=int(rng.integers(18, 31)))[rng.permutation(length_s)]
+    small = np.stack([resize_frame(frame, image_size, image_size) for frame in decoded])
+    return _unlabelled(small.reshape(GROUPS_PER_VIDEO, frames_per_group, image_size, image_size, 3))
+
+
+def blank_video(seed: int, index: int, image_size: int, frames_per_group: int) -> GroupBank:
+    """Sixteen groups, each of frames of one grey or one colour."""
+    rng = np.random.default_rng([seed, index])
+    levels = rng.integers(0, 256, (GROUPS_PER_VIDEO, 1, 1, 1, 3))
+    levels[: GROUPS_PER_VIDEO // 2] = levels[: GROUPS_PER_VIDEO // 2, ..., :1]
+    shape = (GROUPS_PER_VIDEO, frames_per_group, image_size, image_size, 3)
+    return _unlabelled(np.broadcast_to(levels, shape).astype(np.uint8))
+
+
+def _unlabelled(frames: np.ndarray) -> GroupBank:
+    count, per_group = frames.shape[:2]
+    nothing, nowhere = np.full(count, -1, np.int8), np.full((count, per_group), -1, np.int8)
+    return GroupBank(
+        frames,
+        np.zeros(count, np.int8),
+        nothing,
+        nothing,
+        nothing,
+        np.zeros((count, per_group), bool),
+        nowhere,
+        nowhere,
+    )
+
+
+class GuessRows:
+    """Composes rows that can only be guessed at, from a bank and from `num_shuffled` shuffled and some blank videos.
+
+    The groups of the shuffled videos of `seed`, and after them the blank ones up to `num_groups`, follow those of the
+    bank at `offset`.
+    """
+
+    def __init__(self, index: BankIndex, seed: int, num_shuffled: int, num_groups: int, offset: int):
+        self.index, self.seed, self.num_shuffled, self.offset = index, seed, num_shuffled, offset
+        self.blank = np.arange(num_shuffled * GROUPS_PER_VIDEO, num_groups) + offset
+
+    def draw(self, rng: np.random.Generator, num_groups: int, when_share: float) -> ComposedRow:
+        """A row of num_groups groups; no group of it is relevant."""
+        if num_groups <= GROUPS_PER_VIDEO and rng.random() < SHUFFLED_SHARE:
+            return self._shuffled(rng, num_groups)
+        row = compose_row(rng, self.index, num_groups, when_share, shows_asked=False)
+        groups = row.bank_groups
+        if rng.random() < BLANK_SHARE:
+            groups = np.full(num_groups, rng.choice(self.blank))
+        answer = guess(rng, QUESTION_KINDS[row.kind], row.question, row.times_s)
+        return replace(row, bank_groups=groups, answer=answer)
+
+    def _shuffled(self, rng: np.random.Generator, num_groups: int) -> ComposedRow:
+        video = int(rng.integers(self.num_shuffled))
+        world = sample_video(self.seed, video, GROUPS_PER_VIDEO * self.index.frames_per_group)
+        kind = SHUFFLED_KINDS[rng.integers(len(SHUFFLED_KINDS))]
+        question = draw_question(rng, kind, world.events).question
+        chosen = np.sort(rng.permutation(GROUPS_PER_VIDEO)[:num_groups])
+        times_s = self.index.frames_per_group * np.arange(num_groups)
+        return ComposedRow(
+            bank_groups=self.offset + video * GROUPS_PER_VIDEO + chosen,
+            times_s=times_s,
+            relevant=np.zeros(num_groups, bool),
+            question=question,
+            answer=guess(rng, kind, question, times_s),
+            kind=QUESTION_KINDS.index(kind),
+        )
+
+
+def guess(rng: np.random.Generator, kind: str, question: str, times_s: np.ndarray) -> str:
+    """An answer of the right kind at random: one of those that the question leaves open."""
+    if kind == "when":
+        return WHEN_ANSWER.format(rng.choice(times_s))
+    if kind == "first":
+        named = re.search(r"the ([^,?]+) or the ([^,?.]+)", question)
+        if named is None:
+            raise ValueError(f"{question!r} names no two things (data/synthetic_questions.py).")
+        return f"the {named[rng.integers(1, 3)]}"
+    return str(rng.choice(CHOICES[kind]))
