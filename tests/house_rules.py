@@ -53,7 +53,7 @@ WORLDLY_ROOMS = (
     *("vxlpro_jax/infer/video_index.py", "vxlpro_jax/convert/safetensors_io.py"),
     "vxlpro_jax/data/video_",  # video_decode and the readers beneath it
     "vxlpro_jax/data/image_folder.py",
-    "vxlpro_jax/data/records.py",  # annotation files, read and written
+    *("vxlpro_jax/data/records.py", "vxlpro_jax/data/mixture.py"),  # annotation files and lists of them
     "vxlpro_jax/data/subtitles.py",
     "vxlpro_jax/data/synthetic_",  # writes generated videos
     "vxlpro_jax/data/row_log.py",  # rows that outlive a killed run

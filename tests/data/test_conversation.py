@@ -5,7 +5,14 @@ import re
 import numpy as np
 import pytest
 
-from vxlpro_jax.data.conversation import Prompt, conversation_prompt, normalise_turns, question_prompt, stamp_ids
+from vxlpro_jax.data.conversation import (
+    Prompt,
+    conversation_prompt,
+    fitted_conversation,
+    normalise_turns,
+    question_prompt,
+    stamp_ids,
+)
 from vxlpro_jax.models.presets import TINY, VIDEO_XL_PRO_3B
 from vxlpro_jax.types import IGNORE_LABEL, VIDEO_MARK
 from vxlpro_jax.vocabulary import IM_END, IM_START
@@ -125,3 +132,23 @@ def test_stamps_grow_by_a_token_at_ten_thousand_seconds():
     texts = [spell(stamp) for stamp in stamp_ids(times, VIDEO_XL_PRO_3B.stamps, tokenize)]
     assert texts == ["Time 0000.0s:", "Time 0012.0s:", "Time 9999.9s:", "Time 10000.0s:", "Time 10000.0s:"]
     assert [spell(stamp) for stamp in stamp_ids([7.0, 64.0], TINY.stamps, tokenize)] == ["t0007", "t0064"]
+
+
+@pytest.mark.parametrize("label_mask", ["released", "answers"])
+def test_what_does_not_fit_leaves_by_whole_rounds(label_mask):
+    """Whatever the room, every answer that is left is whole, and what is left out is counted."""
+    turns = [human("<image>\nOne?"), gpt("Yes, a card."), human("Two?"), gpt("No."), human("Three?"), gpt("Maybe.")]
+    wholes = [conversation_prompt(turns[: 2 * n], tokenize, label_mask) for n in (1, 2, 3)]
+    lengths = [int((whole.ids != VIDEO_MARK).sum()) for whole in wholes]
+    seen = set()
+    for room in range(lengths[0], lengths[2] + 20):
+        prompt, dropped = fitted_conversation(turns, tokenize, label_mask, room)
+        assert (prompt.ids != VIDEO_MARK).sum() <= room
+        assert np.array_equal(prompt.ids, wholes[2 - dropped].ids)
+        assert np.array_equal(prompt.labels, wholes[2 - dropped].labels)
+        if dropped:
+            assert lengths[3 - dropped] > room, "no more is left out than has to be"
+        seen.add(dropped)
+    assert seen == {0, 1, 2}
+    with pytest.raises(ValueError, match=f"have {lengths[0]} tokens of text, room is for {lengths[0] - 1}"):
+        fitted_conversation(turns, tokenize, label_mask, lengths[0] - 1)

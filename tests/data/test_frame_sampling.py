@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from vxlpro_jax.data.frame_sampling import (
+    SamplingConfig,
+    choose_training_frames,
+    count_frames,
     expand_short_group,
     sample_fps,
     sample_released_inference,
@@ -148,3 +151,77 @@ def test_uniform_frames_are_distinct_and_even_over_time() -> None:
     assert crowded[sample_uniform(crowded, 11)].tolist() == list(range(11))
     with pytest.raises(ValueError, match="num_frames=0"):
         sample_uniform([0.0], 0)
+
+
+def variable(**changes) -> SamplingConfig:
+    options = {"rule": "variable", "short_s": 60.0, "short_fps": (2.0, 3.0), "long_fps": 1.0, "max_frames": 360}
+    return SamplingConfig(**{**options, "clip_frames": 0, **changes})
+
+
+def test_variable_sampling_of_the_paper() -> None:
+    """Short videos at 2 or 3 frames/s, both as often; long ones at 1; at most 360; stamps are the frames' times."""
+    short_s, long_s = np.arange(25 * 30) / 25, np.arange(25 * 120) / 25
+    spacings = [choose_training_frames(variable(), short_s, 30.0, draw).spacing_s for draw in range(1000, 1400)]
+    assert {round(value, 1) for value in spacings} == {0.5, 0.3}
+    assert 0.4 < np.mean(np.array(spacings) > 0.4) < 0.6
+    choice = choose_training_frames(variable(), long_s, 120.0, 7)
+    assert len(choice) == 120 and choice.spacing_s == pytest.approx(1.0)
+    assert choice.times_s.tolist() == long_s[choice.indices].tolist()
+    hour = choose_training_frames(variable(), np.arange(3600.0), 3600.0, 7)
+    assert len(hour) == 360 and hour.indices[0] == 0 and hour.indices[-1] == 3599
+    fine_tuning = variable(short_fps=(1.0,), max_frames=240)
+    assert len(choose_training_frames(fine_tuning, np.arange(240.0), 240.0, 3)) == 240
+    assert np.diff(choose_training_frames(fine_tuning, np.arange(480.0), 480.0, 3).times_s).max() <= 3
+    scaled = choose_training_frames(variable(), long_s, 120.0, 7, scale=2.5)
+    np.testing.assert_allclose(scaled.times_s, choice.times_s * 2.5)
+    assert scaled.indices.tolist() == choice.indices.tolist()
+
+
+def test_released_rule_of_training() -> None:
+    released = variable(rule="released", max_frames=10)
+    choice = choose_training_frames(released, np.arange(100) / 10, 10.0, 5)
+    expected = sample_released_training(100, 10.0, 1.0, 10)
+    assert choice.indices.tolist() == expected.indices.tolist() and choice.times_s.tolist() == expected.times_s.tolist()
+
+
+def test_clips_are_neighbours_from_anywhere() -> None:
+    clip = variable(clip_frames=8)
+    starts = set()
+    for draw in range(200):
+        choice = choose_training_frames(clip, np.arange(64.0), 64.0, draw)
+        assert len(choice) == 8 and set(np.diff(choice.indices)) == {1}
+        starts.add(int(choice.indices[0]))
+    assert min(starts) == 0 and max(starts) == 56 and len(starts) > 40
+    assert len(choose_training_frames(clip, np.arange(5.0), 5.0, 1)) <= 8
+
+
+@pytest.mark.parametrize("rule", ["variable", "released"])
+def test_planned_count_is_never_below_the_chosen(rule) -> None:
+    """The plan's bucket is decided by headers; what is chosen must fit it. Random clocks, rates and lengths."""
+    rng = np.random.default_rng(0)
+    exact = 0
+    for _ in range(300):
+        num_frames = int(rng.integers(1, 400))
+        times = np.cumsum(rng.uniform(0.01, 0.3, num_frames)) if rng.random() < 0.5 else np.arange(num_frames) / 25
+        times = times - times[0]
+        duration = float(times[-1] + rng.uniform(0.01, 0.3))
+        config = variable(rule=rule, max_frames=int(rng.integers(1, 50)), clip_frames=int(rng.choice([0, 8])))
+        draw = int(rng.integers(0, 2**31))
+        args = (np.array([num_frames]), np.array([times[-1]]), np.array([duration]), np.array([draw]))
+        planned = int(count_frames(config, *args)[0])
+        chosen = len(choose_training_frames(config, times, duration, draw))
+        assert chosen <= planned
+        exact += chosen == planned
+    assert exact > 200, "and it is no wild guess"
+
+
+def test_impossible_sampling_is_refused() -> None:
+    for changes, said in (
+        ({"short_fps": ()}, "short_fps"),
+        ({"short_fps": (0.0,)}, "short_fps"),
+        ({"long_fps": -1.0}, "long_fps"),
+        ({"max_frames": 0}, "max_frames"),
+        ({"clip_frames": -1}, "clip_frames"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            variable(**changes)

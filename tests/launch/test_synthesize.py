@@ -6,6 +6,8 @@ import av
 import pytest
 
 from launch import synthesize
+from vxlpro_jax.data.records import Record, read_records
+from vxlpro_jax.data.video_decode import open_video
 
 
 def test_writes_videos_and_truth(tmp_path):
@@ -32,7 +34,20 @@ def test_writes_videos_and_truth(tmp_path):
             assert (stream.width, stream.height, stream.frames) == (64, 36, 64)
 
 
-@pytest.mark.parametrize("more", [["--size", "64"], ["--world", "desert"], ["--num", "x"]])
+@pytest.mark.parametrize("name", ["train.jsonl", "train.json"])
+def test_writes_training_data(tmp_path, name):
+    arguments = ["--seed", "3", "--num", "2", "--out", str(tmp_path), "--length-s", "32", "--size", "64x36"]
+    assert synthesize.main([*arguments, "--llava", str(tmp_path / name), "--pictures"]) == 0
+    records = list(read_records(tmp_path / name, tmp_path))
+    assert all(isinstance(record, Record) for record in records)
+    assert [record.media_kind for record in records] == (["video"] * 6 + ["image"] * 2) * 2
+    assert len({record.id for record in records}) == len(records)
+    for record in records:
+        with open_video(record.media[0]) as video:
+            assert (video.width, video.height) == (64, 36)
+
+
+@pytest.mark.parametrize("more", [["--pictures"], ["--size", "64"], ["--world", "desert"], ["--num", "x"]])
 def test_bad_arguments_end_with_code_2(tmp_path, more, capsys):
     with pytest.raises(SystemExit) as stopped:
         synthesize.main(["--seed", "1", "--num", "1", "--out", str(tmp_path), *more])

@@ -126,6 +126,22 @@ def conversation_prompt(
     return builder.build()
 
 
+def fitted_conversation(
+    turns: Sequence[Turn], tokenize: Tokenize, label_mask: Literal["released", "answers"], room: int
+) -> tuple[Prompt, int]:
+    """The prompt of as many rounds as fit into `room` text tokens, and how many rounds at the end were left out.
+
+    A round is a question with its answer: an answer is never cut (the released code cuts the row at the right, whatever
+    stands there). Raises ValueError where not even the first round fits.
+    """
+    for num_rounds in range(len(turns) // 2, 0, -1):
+        prompt = conversation_prompt(turns[: 2 * num_rounds], tokenize, label_mask)
+        text_len = int((prompt.ids != VIDEO_MARK).sum())
+        if text_len <= room:
+            return prompt, len(turns) // 2 - num_rounds
+    raise ValueError(f"too long: the first question and its answer have {text_len} tokens of text, room is for {room}")
+
+
 def stamp_ids(group_times_s: Sequence[float] | np.ndarray, stamps: StampConfig, tokenize: Tokenize) -> list[list[int]]:
     """Token ids of each group's time stamp; group_times_s holds the time of each group's first frame in seconds (SPEC
     9.1)."""

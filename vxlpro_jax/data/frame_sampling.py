@@ -1,6 +1,7 @@
 """Which frames of a video are looked at, when they are shown, and how a short last group is filled.
 
-Source: SPEC.md section 5 (groups), section 13 (released rules of training and inference).
+Source: SPEC.md section 5 (groups), section 13 (released rules of training and inference); paper 3.4 (variable sampling)
+and 4.2 (fine-tuning).
 Differs: `sample_fps` and "pad_last" are ours: real presentation times instead of index / fps, and no random frames.
 """
 
@@ -146,6 +147,73 @@ def expand_short_group(
     if chosen.min() < 0 or chosen.max() >= num_frames:
         raise ValueError(f"repeated={chosen.tolist()}: indices lie in 0 .. {num_frames - 1}.")
     return np.repeat(frames, np.where(np.isin(frames, chosen), 2, 1))
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How frames are chosen for training.
+
+    rule: "variable": the paper's variable sampling (3.4). A video shorter than short_s is looked at with a rate drawn
+        from short_fps, a longer one with long_fps; more than max_frames points become max_frames evenly over the whole.
+        The paper says "2 fps, 3 fps, etc." for short ones, 1 fps for long ones, at most 360; what is short it doesn't
+        say. Its fine-tuning (4.2: 1 fps, beyond 240 frames 240 evenly) is short_fps=(1.0,), max_frames=240.
+        "released": the released trainer's rule (SPEC 13) with video_fps=long_fps and frames_upbound=max_frames.
+    clip_frames: 0, or how many neighbouring ones of the frames so chosen are used, from a random one on (ReCoT).
+    """
+
+    rule: Literal["variable", "released"]
+    short_s: float
+    short_fps: tuple[float, ...]
+    long_fps: float
+    max_frames: int
+    clip_frames: int
+
+    def __post_init__(self):
+        for name, value in (("short_fps", min(self.short_fps, default=0)), ("long_fps", self.long_fps)):
+            _check_positive(f"sampling.{name}", value)
+        _check_positive("sampling.max_frames", self.max_frames)
+        if self.clip_frames < 0:
+            raise ValueError(f"sampling.clip_frames={self.clip_frames}: 0 (the whole video) or a number of frames.")
+
+
+def drawn_fps(config: SamplingConfig, duration_s: np.ndarray, draw: np.ndarray) -> np.ndarray:
+    """The rate float64 [n] at which videos of these lengths are looked at; draw: uint32 [n], one random number each."""
+    rates = np.asarray(config.short_fps, np.float64)[np.asarray(draw, np.int64) % len(config.short_fps)]
+    return np.where(np.asarray(duration_s) < config.short_s, rates, config.long_fps)
+
+
+def count_frames(
+    config: SamplingConfig, num_frames: np.ndarray, span_s: np.ndarray, duration_s: np.ndarray, draw: np.ndarray
+) -> np.ndarray:
+    """How many frames at most choose_training_frames will choose, int64 [n], from what the headers tell."""
+    if config.rule == "released":
+        step = np.maximum(1, np.round(num_frames / np.maximum(duration_s, 1e-9) / config.long_fps))
+        count = np.ceil(num_frames / step)
+    else:
+        count = np.floor(span_s * drawn_fps(config, duration_s, draw) + 1e-6) + 1
+    count = np.minimum(np.minimum(count, num_frames), config.max_frames)
+    return np.minimum(count, config.clip_frames or config.max_frames).astype(np.int64)
+
+
+def choose_training_frames(
+    config: SamplingConfig, times_s: np.ndarray, duration_s: float, draw: int, scale: float = 1.0
+) -> FrameChoice:
+    """The frames of one training sample; all that is random in it follows from `draw`.
+
+    scale: multiplies the stamps (SPEC 13). Stamps are the frames' own times, whatever the rate.
+    """
+    if config.rule == "released":
+        fps = len(times_s) / duration_s if duration_s > 0 else config.long_fps
+        choice = sample_released_training(len(times_s), fps, config.long_fps, config.max_frames, scale)
+    else:
+        rate = float(drawn_fps(config, np.array([duration_s]), np.array([draw]))[0])
+        choice = sample_fps(times_s, rate, config.max_frames, duration_s)
+        choice = FrameChoice(choice.indices, choice.times_s * scale, choice.spacing_s * scale, duration_s * scale)
+    if 0 < config.clip_frames < len(choice):
+        start = int(np.random.default_rng(draw).integers(len(choice) - config.clip_frames + 1))
+        part = slice(start, start + config.clip_frames)
+        choice = FrameChoice(choice.indices[part], choice.times_s[part], choice.spacing_s, choice.duration_s)
+    return choice
 
 
 def _check_positive(name: str, value: float) -> None:
