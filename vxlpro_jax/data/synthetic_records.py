@@ -49,7 +49,7 @@ def write_pictures(video: SyntheticVideo, folder: Path, stem: str, size: tuple[i
     """Writes a picture of each card of the video as PNG; yields a record with a question about it."""
     rng = np.random.default_rng([video.seed, video.index, 389])
     for number, event in enumerate(event for event in video.events if event.kind in _CARDS):
-        path = folder / f"{stem}-{number}.png"
+        path = folder / f"{stem}-card{number}.png"
         part = path.with_name(f".part-{path.name}")
         pixels = render_frames(video, np.array([(event.start_s + event.end_s) / 2]), size)[0]
         Image.fromarray(pixels).save(part, format="PNG")
