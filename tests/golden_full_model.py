@@ -119,7 +119,7 @@ def check_cases(full: FullModel) -> None:
     golden.check("a.video_sequence", full.video_sequence(visual, batch))
     stamps = jnp.asarray(full.params["llm"]["embed_tokens"]["embedding"])[batch.stamp_ids]
     base = full.config.selector.rotation_base
-    rotated = mark_video_rows(stamps, visual, jnp.zeros(visual.shape[:3]), batch, base, add_scores=False)
+    rotated = mark_video_rows(stamps, visual, jnp.zeros(visual.shape[:3]), batch, base, score_use="none")
     golden.check("a.rotated", np.concatenate(rotated, axis=2).reshape(-1, visual.shape[-1]))
     for case in "ab":
         rows, scores, logits = full.run(visual, batch, float(golden[f"{case}.rate"]))

@@ -44,7 +44,7 @@ SMALL = VideoXLProConfig(
         selection="budget",
         selector_query="question",
         query_encoder="embeddings",
-        add_scores=True,
+        score_use="add",
         rotation_base=1e4,
     ),
     stamps=StampConfig(text="{:03.0f}", num_tokens=3),

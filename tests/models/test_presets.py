@@ -55,7 +55,7 @@ def test_presets_differ_where_they_say():
     assert (released.dts.frame_packing, released.dts.relative_term) == ("released", "released")
     assert (paper.dts.frame_packing, paper.dts.relative_term) == ("paper", "textbook")
     assert (released.selector.query_encoder, paper.selector.query_encoder) == ("embeddings", "llm")
-    assert (released.selector.add_scores, paper.selector.add_scores) == (True, False)
+    assert (released.selector.score_use, paper.selector.score_use) == ("add", "none")
     assert (released.selector.rotation_base, paper.selector.rotation_base) == (1e6, None)
     assert (released.label_mask, paper.label_mask) == ("released", "answers")
     for config in PRESETS.values():  # deterministic by default
@@ -100,7 +100,7 @@ def broken(path: str, value=..., key: str | None = None) -> dict:
         (broken("dts.dim", value=1152.0), r"dim = 1152.0: int is accepted"),
         (broken("dts.dim", value=True), r"dim = True: int is accepted"),
         (broken("dts.dim", value=None), r"dim = None: int is accepted"),
-        (broken("selector.add_scores", value=1), r"add_scores = 1: bool is accepted"),
+        (broken("selector.score_use", value="yes"), r"score_use = 'yes': one of .*gate"),
         (broken("selector.rotation_base", value="1e6"), r"rotation_base = '1e6': float or NoneType is accepted"),
         (broken("dts.frame_packing", value="papers"), r"frame_packing = 'papers': one of \('released', 'paper'\)"),
         (broken("selector.selector_query", value=["row"]), r"selector_query = \['row'\]: one of"),
@@ -120,7 +120,7 @@ def test_switches_are_named_by_path():
     changed = with_switches(TINY, {"selector.selector_query": "row", "max_context_len": 99})
     assert (changed.selector.selector_query, changed.max_context_len) == ("row", 99)
     assert with_switches(TINY, {}) == TINY
-    for switches in ({"selector.selector_qery": "row"}, {"selektor.add_scores": True}, {"selector.add_scores": "yes"}):
+    for switches in ({"selector.selector_qery": "row"}, {"selektor.score_use": "add"}, {"selector.score_use": "yes"}):
         with pytest.raises(ValueError, match="unknown|accepted"):
             with_switches(TINY, switches)
 

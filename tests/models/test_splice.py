@@ -11,7 +11,7 @@ from vxlpro_jax.models.splice import mark_video_rows, merge_rows, video_position
 from vxlpro_jax.types import IGNORE_LABEL
 
 MERGE = jax.jit(merge_rows, static_argnames="length")
-MARK = jax.jit(mark_video_rows, static_argnames=("rotation_base", "add_scores"))
+MARK = jax.jit(mark_video_rows, static_argnames=("rotation_base", "score_use"))
 POSITIONS = jax.jit(video_positions, static_argnames="num_tokens")
 ROTATE = jax.jit(rotate_rows, static_argnames="base")
 TOKENS = SMALL.tokens_per_group
@@ -47,11 +47,13 @@ def test_marks_are_rotation_and_scores_and_each_can_be_left_out():
     _, batch = make_batch(ROWS, shapes=SHAPES)
     _, stamps, visual, scores = random_parts(batch)
     at_stamp, at_visual = POSITIONS(batch.stamp_mask, batch.video_of_group, num_tokens=TOKENS)
-    plain = MARK(stamps, visual, scores, batch, rotation_base=None, add_scores=False)
+    plain = MARK(stamps, visual, scores, batch, rotation_base=None, score_use="none")
     assert np.array_equal(plain[0], stamps) and np.array_equal(plain[1], visual)
-    scored = MARK(stamps, visual, scores, batch, rotation_base=None, add_scores=True)
+    scored = MARK(stamps, visual, scores, batch, rotation_base=None, score_use="add")
     assert np.array_equal(scored[0], stamps) and np.array_equal(scored[1], visual + scores[..., None])
-    both = MARK(stamps, visual, scores, batch, rotation_base=100.0, add_scores=True)
+    gated = MARK(stamps, visual, scores, batch, rotation_base=None, score_use="gate")
+    np.testing.assert_allclose(gated[1], (visual + 1) * scores[..., None], atol=1e-6)
+    both = MARK(stamps, visual, scores, batch, rotation_base=100.0, score_use="add")
     np.testing.assert_allclose(both[0], ROTATE(stamps, at_stamp, base=100.0), atol=1e-6)
     # The score comes after the rotation.
     np.testing.assert_allclose(both[1], ROTATE(visual, at_visual, base=100.0) + scores[..., None], atol=1e-6)

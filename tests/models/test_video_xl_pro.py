@@ -184,9 +184,9 @@ def test_score_addition_and_rotation_can_be_left_out():
     switched = [
         run(with_selector(**switches), merge_whole, PARAMS, visual, batch, budget_of(1, 10**6))
         for switches in (
-            {"add_scores": False, "rotation_base": None},
+            {"score_use": "none", "rotation_base": None},
             {"rotation_base": None},
-            {"add_scores": False},
+            {"score_use": "none"},
             {},
         )
     ]
@@ -237,7 +237,7 @@ def test_gradient_reaches_the_selector_through_the_added_score_alone():
         assert (largest > 0) is (name != "v_proj"), (name, largest)
     assert np.abs(grads["selector"]["text_mlp"]["kernel"]).max() > 0
 
-    without = with_selector(add_scores=False)
+    without = with_selector(score_use="none")
     _, (grads, to_visual) = GRAD(without, PARAMS, visual, batch, budget_of(4))
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(grads["selector"]))
     reached = (np.asarray(to_visual) != 0).any(-1).sum((1, 2))

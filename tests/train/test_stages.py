@@ -145,7 +145,7 @@ def test_without_ranking_the_selector_is_reached_through_the_added_score_alone(f
     config = replace(stage("answers"), ranking_weight=0.0)
     gradient = jax.jit(jax.grad(lambda p, b: value(stage_loss(config, MODEL), p, b)))(params, batch)
     assert np.abs(leaf(gradient, ("selector", "text_mlp", "kernel"))).max() > 0
-    silent = VideoXLProModel(replace(SMALL, selector=replace(SMALL.selector, add_scores=False)))
+    silent = VideoXLProModel(replace(SMALL, selector=replace(SMALL.selector, score_use="none")))
     gradient = jax.jit(jax.grad(lambda p, b: value(stage_loss(config, silent), p, b)))(params, batch)
     assert np.abs(leaf(gradient, ("selector", "text_mlp", "kernel"))).max() == 0
 

@@ -83,7 +83,7 @@ VIDEO_XL_PRO_3B = VideoXLProConfig(
         selection="budget",
         selector_query="question",
         query_encoder="embeddings",
-        add_scores=True,
+        score_use="add",
         rotation_base=1e6,
     ),
     stamps=StampConfig(text="Time {:06.1f}s:", num_tokens=10),
@@ -108,7 +108,7 @@ VIDEO_XL_PRO_3B = VideoXLProConfig(
 VIDEO_XL_PRO_3B_PAPER = replace(
     VIDEO_XL_PRO_3B,
     dts=replace(VIDEO_XL_PRO_3B.dts, frame_packing="paper", relative_term="textbook"),
-    selector=replace(VIDEO_XL_PRO_3B.selector, query_encoder="llm", add_scores=False, rotation_base=None),
+    selector=replace(VIDEO_XL_PRO_3B.selector, query_encoder="llm", score_use="none", rotation_base=None),
     label_mask="answers",
 )
 

@@ -31,8 +31,9 @@ class SelectorConfig:
         row without its padding. "question": the user's question alone.
     query_encoder: "embeddings": token embeddings, as released. "llm": the LLM's hidden states over the text, as the
         paper says.
-    add_scores: True: a token's score is added to all its channels, as released (quirk 4). False: not, as the paper
-        reads.
+    score_use: how a token's score enters it. "add": to all its channels, as released (quirk 4). "none": not, as the
+        paper reads. "gate": v * score + score, ours for training, where the loss then tells the sign of a score
+        (docs/selector.md).
     rotation_base: base of the extra rotation of the video's rows (quirk 5, released: 1e6); None: no such rotation, as
         in the paper.
     """
@@ -42,7 +43,7 @@ class SelectorConfig:
     selection: Literal["keep_rate", "budget"]
     selector_query: Literal["padded_row", "row", "question"]
     query_encoder: Literal["embeddings", "llm"]
-    add_scores: bool
+    score_use: Literal["add", "gate", "none"]
     rotation_base: float | None
 
 

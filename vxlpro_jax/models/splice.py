@@ -4,7 +4,7 @@ Source: SPEC 9.2 and 9.5 to 9.7. Shapes stay static whatever is kept: kept rows 
 padding.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -44,16 +44,20 @@ def mark_video_rows(
     scores: Float[Array, "B G P"],
     batch: RowBatch,
     rotation_base: float | None,
-    add_scores: bool,
+    score_use: Literal["add", "gate", "none"],
 ) -> tuple[Float[Array, "B G W D"], Float[Array, "B G P D"]]:
-    """Stamps and visual tokens rotated by their row number, and scores added to the visual ones (SPEC 9.5, 9.6)."""
+    """Stamps and visual tokens rotated by their row number, and scores put into the visual ones (SPEC 9.5, 9.6).
+
+    score_use: see SelectorConfig.
+    """
     if rotation_base is not None:
         at_stamp, at_visual = video_positions(batch.stamp_mask, batch.video_of_group, visual.shape[2])
         stamps = rotate_rows(stamps, at_stamp, rotation_base)
         visual = rotate_rows(visual, at_visual, rotation_base)
-    if add_scores:
-        visual = visual + scores[..., None].astype(visual.dtype)
-    return stamps, visual
+    if score_use == "none":
+        return stamps, visual
+    added = scores[..., None].astype(visual.dtype)
+    return stamps, (visual * added if score_use == "gate" else visual) + added
 
 
 def merge_rows(

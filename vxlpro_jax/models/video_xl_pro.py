@@ -84,7 +84,7 @@ class VideoXLProModel(nn.Module):
         scores = self.score(visual, batch)
         keep_visual, keep_stamps = keep_tokens(scores, batch.video_of_group, batch.stamp_mask, selection, cfg)
         stamps = self.llm.embed(batch.stamp_ids, self.dtype)
-        stamps, visual = mark_video_rows(stamps, visual, scores, batch, cfg.rotation_base, cfg.add_scores)
+        stamps, visual = mark_video_rows(stamps, visual, scores, batch, cfg.rotation_base, cfg.score_use)
         text = self.llm.embed(batch.text_ids, self.dtype)
         return merge_rows(text, stamps, visual, keep_visual, keep_stamps, batch, length), scores
 
