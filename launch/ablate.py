@@ -1,0 +1,129 @@
+"""Compare arms of one training over seeds: `python -m launch.ablate --config=configs/ablations/X.py --workdir=DIR`.
+
+More: [--config.KEY=VALUE] [--json=FILE]. Each run is a stage of launch/train.py in DIR-ARM-SEED (beside DIR, so that
+all share the banks there); a run that is done is not done again, a killed one goes on. DIR gets result.json, result.md
+and result.png. Exit code: 0, 1 when a claim of the configuration does not hold, 2 for bad arguments.
+
+Source: ours.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from launch import train_stage
+from vxlpro_jax.config import TrainConfig, build
+from vxlpro_jax.eval.arms import Claim, summarise, to_markdown
+
+matplotlib.use("Agg")  # before pyplot: no window is wanted
+from matplotlib import pyplot  # noqa: E402
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file of the comparison")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the result; the runs stand beside it")
+JSON = flags.DEFINE_string("json", None, "also write the result to this file")
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """What configs/ablations/*.py hold.
+
+    stage: of which every arm is a variant. arms: by name, what differs, in blocks as the stage has them. seeds: added
+    to the stage's own. marks: held-out figures (metrics.jsonl, without "eval_") that are shown. claims: by name, which
+    arm is above which in which mark.
+    """
+
+    stage: TrainConfig
+    arms: dict[str, ConfigDict]
+    seeds: tuple[int, ...]
+    marks: tuple[str, ...]
+    claims: dict[str, Claim]
+
+
+def read_config(config: ConfigDict) -> tuple[AblationConfig, dict[tuple[str, int], TrainConfig]]:
+    """The settings, and the stage of every run by (arm, seed). Raises ValueError before anything is run."""
+    settings = build(config, AblationConfig)
+    for name, claim in settings.claims.items():
+        unknown = [value for value, known in _spoken_of(claim, settings) if value not in known]
+        if unknown:
+            raise ValueError(
+                f"config.claims.{name} speaks of {unknown}: config.arms and config.marks have no such name."
+            )
+    runs = {}
+    for arm, changes in settings.arms.items():
+        for seed in settings.seeds:
+            values = config.stage.copy_and_resolve_references().unlock()
+            values.update(changes)
+            values.seed += seed
+            runs[arm, seed] = build(values, where=f"config.arms.{arm}")
+    return settings, runs
+
+
+def _spoken_of(claim: Claim, settings: AblationConfig) -> list[tuple[str, Any]]:
+    return [(claim.better, settings.arms), (claim.worse, settings.arms), (claim.mark, settings.marks)]
+
+
+def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Do the runs that are not done yet; returns and writes the result."""
+    settings, stages = read_config(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in settings.arms}
+    for number, ((arm, seed), stage) in enumerate(stages.items()):
+        print(f"run {number + 1} of {len(stages)}: {arm}, seed {seed}", flush=True)
+        folder = workdir.with_name(f"{workdir.name}-{arm}-{seed}")
+        train_stage.run(stage, folder)
+        found[arm].append(last_marks(folder / "metrics.jsonl"))
+    if missing := [mark for mark in settings.marks if mark not in found[arm][0]]:
+        raise ValueError(f"config.marks has {missing}: a run's held-out figures are {sorted(found[arm][0])}.")
+    result = summarise(found, settings.marks, list(settings.claims.values()))
+    result |= {"seeds": list(settings.seeds), "config": {name: asdict(stage) for (name, _), stage in stages.items()}}
+    (workdir / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (workdir / "result.md").write_text(to_markdown(result, settings.marks), encoding="utf-8")
+    draw(result, settings.marks, workdir / "result.png")
+    return result
+
+
+def last_marks(metrics: Path) -> dict[str, float]:
+    """The last held-out figures of a run's log, by name without "eval_"."""
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    marks = [{key[5:]: value for key, value in line.items() if key.startswith("eval_")} for line in lines]
+    return [line for line in marks if line][-1]
+
+
+def draw(result: dict[str, Any], marks: tuple[str, ...], path: Path) -> None:
+    """A picture: one panel per mark, a dot per seed and a line at each arm's mean."""
+    figure, panels = pyplot.subplots(1, len(marks), figsize=(3.2 * len(marks), 3.2), squeeze=False)
+    for panel, mark in zip(panels[0], marks, strict=True):
+        for place, found in enumerate(result["arms"].values()):
+            panel.plot([place] * len(found[mark]["values"]), found[mark]["values"], "o", alpha=0.6)
+            panel.hlines(found[mark]["mean"], place - 0.3, place + 0.3, color="black")
+        panel.set_xticks(range(len(result["arms"])), list(result["arms"]), rotation=20)
+        panel.set_title(mark)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
+        result = run(CONFIG.value, Path(WORKDIR.value))
+        if JSON.value:
+            Path(JSON.value).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    except (ValueError, OSError) as error:
+        print(f"launch.ablate: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(to_markdown(result, CONFIG.value.marks))
+    sys.exit(0 if all(claim["holds"] for claim in result["claims"]) else 1)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)

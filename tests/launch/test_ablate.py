@@ -1,0 +1,71 @@
+"""Arms over seeds: every run is the stage with its arm's changes, done runs are kept, claims decide the exit."""
+
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs.tiny import answers_mid
+from launch import ablate, train_stage
+
+
+def comparison(by=2.0, mark="ranked"):
+    config = ConfigDict({"seeds": (1, 2, 3), "marks": ("ranked", "all")})
+    config.stage = answers_mid.get_config()
+    config.arms = ConfigDict({"plain": {}, "strong": {"stage": {"ranking_weight": 2.0}}})
+    config.claims = ConfigDict({"order": {"better": "strong", "worse": "plain", "mark": mark, "by": by}})
+    return config
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Stands for training: the held-out mark is a function of the arm's weight and the seed."""
+    seen = []
+
+    def pretend(stage, folder):
+        seen.append((folder.name, stage.seed, stage.stage.ranking_weight))
+        folder.mkdir(exist_ok=True)
+        value = stage.stage.ranking_weight / 4 + (stage.seed % 10) / 100
+        lines = [{"step": 1, "loss": 3.0}, {"step": 2, "eval_ranked": value, "eval_all": 0.5}, {"step": 2, "loss": 1.0}]
+        (folder / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+
+    monkeypatch.setattr(train_stage, "run", pretend)
+    return seen
+
+
+def test_each_run_is_the_stage_with_its_arms_changes(runs, tmp_path):
+    result = ablate.run(comparison(), tmp_path / "study")
+    base = answers_mid.get_config()
+    assert [(name, seed - base.seed, weight) for name, seed, weight in runs] == [
+        *((f"study-plain-{seed}", seed, base.stage.ranking_weight) for seed in (1, 2, 3)),
+        *((f"study-strong-{seed}", seed, 2.0) for seed in (1, 2, 3)),
+    ]
+    assert result["arms"]["strong"]["ranked"]["mean"] - result["arms"]["plain"]["ranked"]["mean"] == pytest.approx(
+        (2.0 - base.stage.ranking_weight) / 4
+    )
+    assert result["claims"][0]["holds"]
+    assert json.loads((tmp_path / "study" / "result.json").read_text()) == json.loads(json.dumps(result))
+    assert (tmp_path / "study" / "result.png").stat().st_size > 1000
+    assert "| strong |" in (tmp_path / "study" / "result.md").read_text()
+
+
+def test_a_claim_that_does_not_hold_is_told(runs, tmp_path):
+    config = comparison(mark="all")
+    assert not ablate.run(config, tmp_path / "study")["claims"][0]["holds"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.arms.strong.stage.update({"rankin_weight": 1.0}), "config.arms.strong.*ranking_weight"),
+        (lambda c: c.claims.order.update({"better": "stronk"}), r"claims.order speaks of \['stronk'\]"),
+        (lambda c: c.claims.order.update({"mark": "right"}), r"claims.order speaks of \['right'\]"),
+        (lambda c: c.update({"marks": ("ranked", "al")}), r"config.marks has \['al'\]"),
+    ],
+)
+def test_slips_are_refused(runs, tmp_path, change, message):
+    config = comparison().unlock()
+    with config.unlocked():
+        change(config)
+    with pytest.raises(ValueError, match=message):
+        ablate.run(config, tmp_path / "study")
