@@ -32,7 +32,19 @@ def get_config() -> ConfigDict:
             "clip_norm": 1.0,
         }
     )
-    config.loop = ConfigDict({"log_every": 25, "eval_every": 200, "save_every": 200, "prefetch": 3})
+    config.loop = ConfigDict(
+        {
+            "log_every": 25,
+            "eval_every": 200,
+            "save_every": 200,
+            "prefetch": 3,
+            "keep_last": 2,
+            "keep_best": 1,
+            "best_metric": "",
+            "best_is": "lowest",
+            "max_skipped_in_row": 10,
+        }
+    )
     config.vision = ConfigDict(
         {
             "seed": config.seed,

@@ -22,8 +22,9 @@ from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer
 from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, abstract_params, init_params
 from vxlpro_jax.train.answer_feed import AnswerFeed, mark_batches
-from vxlpro_jax.train.loop import last_logged_step, run_loop
+from vxlpro_jax.train.loop import run_loop
 from vxlpro_jax.train.optimizers import make_optimizer
+from vxlpro_jax.train.run_log import last_logged_step
 from vxlpro_jax.train.stages import answer_check, stage_loss
 from vxlpro_jax.train.state import Params, new_state
 from vxlpro_jax.train.step import make_check, make_train_step

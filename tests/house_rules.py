@@ -50,6 +50,7 @@ WORLDLY_CALLS = re.compile(
 )
 WORLDLY_ROOMS = (
     *("vxlpro_jax/cli.py", "vxlpro_jax/checkpoint.py", "vxlpro_jax/train/loop.py", "vxlpro_jax/data/pipeline.py"),
+    "vxlpro_jax/train/run_log.py",  # metrics.jsonl
     *("vxlpro_jax/infer/video_index.py", "vxlpro_jax/convert/safetensors_io.py"),
     "vxlpro_jax/data/video_",  # video_decode and the readers beneath it
     "vxlpro_jax/data/image_folder.py",

@@ -1,18 +1,21 @@
-"""The only file that knows Orbax: parameters to and from a folder, without holding them twice.
+"""The only file that knows Orbax: parameters to and from a folder without holding them twice, and a run's states.
 
 Source: ours. Parameters lie in a sub-folder `params`, so that config.json and
 a tokenizer can stand beside them as in the released layout.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from orbax.checkpoint import checkpoint_managers
 
 PARAMS_FOLDER = "params"
 _ALIGNMENT = 64  # bytes; numpy arrays at such addresses become jax arrays without a copy on CPU
@@ -151,7 +154,12 @@ def restore_params(folder: Path, abstract: Mapping[str, Any], dtype: np.dtype | 
     return unflatten_dict(read, sep="/")
 
 
-def check_names(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def check_names(
+    folder: Path,
+    stored: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    advice: str = "Does config.json belong to these parameters?",
+) -> None:
     """Raise CheckpointError unless what is stored has exactly the names and shapes that are wanted."""
     faults = [f"lacks {path}" for path in sorted(wanted.keys() - stored.keys())]
     faults += [f"holds {path}, which the model has not" for path in sorted(stored.keys() - wanted.keys())]
@@ -162,4 +170,97 @@ def check_names(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, An
     ]
     if faults:
         more = f" and {len(faults) - 8} more" if len(faults) > 8 else ""
-        raise CheckpointError(f"{folder}: {'; '.join(faults[:8])}{more}. Does config.json belong to these parameters?")
+        raise CheckpointError(f"{folder}: {'; '.join(faults[:8])}{more}. {advice}")
+
+
+class RunCheckpoints:
+    """The states of one training run by step, written beside the run: each is whole or not there.
+
+    Kept are the last `keep_last` and the `keep_best` of highest quality (where a quality was given).
+    Raises CheckpointError where the disk is full or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, keep_last: int, keep_best: int):
+        policies = [checkpoint_managers.LatestN(keep_last)]
+        if keep_best:
+            policies.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics["quality"],
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        self.folder = folder.absolute()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            # Saving whenever asked: Orbax's own idea of when is not ours.
+            should_save_fn=lambda step, latest: True,
+            cleanup_tmp_directories=True,
+            create=True,
+        )
+        handlers = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
+        with self._telling("open"):
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+
+    def latest(self) -> int | None:
+        """The last step that is whole."""
+        return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """All steps that are whole and kept."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Mapping[str, Any], record: Mapping[str, Any], quality: float | None) -> None:
+        """Start writing a state and what belongs to it; training goes on meanwhile.
+
+        On CPU the arrays are copied first: there Orbax reads the very memory that the next step overwrites.
+        """
+        if jax.default_backend() == "cpu":
+            state = jax.tree.map(jnp.copy, state)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(dict(record)))
+        metrics = None if quality is None else {"quality": quality}
+        with self._telling("write"):
+            self._manager.save(step, args=items, metrics=metrics)
+
+    def restore(self, step: int, abstract: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The state, laid out as the shardings of `abstract` say, and its record.
+
+        Raises CheckpointError where the stored state has other names or shapes.
+        """
+        with self._telling("read"):
+            metadata = self._manager.item_metadata(step)
+            stored = metadata.state if metadata is not None else None
+            if stored is None:
+                raise CheckpointError(f"{self.folder / str(step)}: damaged metadata, or files are missing.")
+            check_names(
+                self.folder / str(step),
+                flatten_dict(dict(stored), sep="/"),
+                flatten_dict(dict(abstract), sep="/"),
+                "Was this run started with another model, stage or optimizer? Use another workdir, or remove this one.",
+            )
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(dict(abstract)), record=ocp.args.JsonRestore())
+            found = self._manager.restore(step, args=args)
+        return found.state, found.record
+
+    def wait(self) -> None:
+        """Return when what was started is written."""
+        with self._telling("write"):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, and let go of the folder."""
+        self.wait()
+        self._manager.close()
+
+    @contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            cause = str(error).splitlines()[0][:300]
+            raise CheckpointError(
+                f"{self.folder}: cannot {what} a checkpoint ({cause}). Whole checkpoints there are kept; give the "
+                "folder room and rights, then start the same command again."
+            ) from error

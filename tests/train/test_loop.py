@@ -1,6 +1,8 @@
 """The loop: a killed and resumed run ends where an uninterrupted one does, to the bit."""
 
-import json
+import os
+import signal
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,19 @@ import numpy as np
 import optax
 import pytest
 
-from vxlpro_jax.checkpoint import CheckpointError
-from vxlpro_jax.train.loop import LoopConfig, last_logged_step, prefetched, resume, run_loop, save_state
+from vxlpro_jax.checkpoint import CheckpointError, RunCheckpoints
+from vxlpro_jax.train.loop import (
+    LoopConfig,
+    NotFiniteError,
+    StoppedError,
+    Watch,
+    as_tree,
+    prefetched,
+    resume,
+    run_loop,
+)
 from vxlpro_jax.train.losses import LossTerms, Term, weighed_mean
+from vxlpro_jax.train.run_log import read_log
 from vxlpro_jax.train.state import new_state
 from vxlpro_jax.train.step import make_train_step
 
@@ -32,9 +44,19 @@ def make_batch(step):
     return np.random.default_rng(step).normal(size=3).astype(np.float32)
 
 
-def run(workdir, batches=make_batch, num_steps=7, state=None):
+def run(
+    workdir, batches=make_batch, num_steps=7, config=CONFIG, evaluate=lambda params, step: {"seen": step}, **kwargs
+):
     step = make_train_step(loss, ("a",), OPTIMIZER)
-    return run_loop(state or fresh(), step, batches, num_steps, CONFIG, workdir, lambda params, step: {"seen": step})
+    return run_loop(fresh(), step, batches, num_steps, config, workdir, evaluate, **kwargs)
+
+
+def saved_step(workdir):
+    return int(resume(fresh(), RunCheckpoints(workdir / "checkpoints", 2, 0))[0].step)
+
+
+def losses(workdir):
+    return [(line["step"], line["loss"]) for line in read_log(workdir) if "loss" in line]
 
 
 class Killed(Exception):
@@ -51,11 +73,12 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
 
     with pytest.raises(Killed):
         run(tmp_path / "cut", killed)
-    assert int(resume(fresh(), tmp_path / "cut").step) == 4
+    assert saved_step(tmp_path / "cut") == 4
     again = run(tmp_path / "cut")
     assert int(again.step) == 7
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
         assert (np.asarray(one) == np.asarray(other)).all()
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
 def test_training_lowers_the_loss_and_leaves_frozen_modules_alone(tmp_path):
@@ -66,7 +89,7 @@ def test_training_lowers_the_loss_and_leaves_frozen_modules_alone(tmp_path):
 
 def test_metrics_and_evaluations_are_logged(tmp_path):
     run(tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = read_log(tmp_path)
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 7]
     assert [line["eval_seen"] for line in lines if "eval_seen" in line] == [3, 6, 7]
     assert all(line["gradient_norm"] > 0 for line in lines if "loss" in line)
@@ -81,24 +104,96 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     assert int(run(tmp_path, never).step) == 7
 
 
-def test_the_last_logged_step_tells_how_far_a_run_came(tmp_path):
-    assert last_logged_step(tmp_path) == -1
-    run(tmp_path)
-    assert last_logged_step(tmp_path) == 7
-
-
-def test_a_kill_between_the_renames_keeps_the_old_state(tmp_path):
-    state = fresh()
-    save_state(state, tmp_path)
-    (tmp_path / "state").rename(tmp_path / "state.old")
-    assert (resume(fresh(), tmp_path).params["a"]["w"] == state.params["a"]["w"]).all()
-
-
 def test_a_state_of_another_model_is_refused(tmp_path):
-    save_state(fresh(), tmp_path)
+    checkpoints = RunCheckpoints(tmp_path, 1, 0)
+    checkpoints.save(3, as_tree(fresh()), {}, None)
+    checkpoints.close()
     other = new_state({"a": {"w": jnp.zeros(4)}, "b": {"w": jnp.ones(3)}}, ("a",), OPTIMIZER)
-    with pytest.raises(CheckpointError, match="params/a/w"):
-        resume(other, tmp_path)
+    with pytest.raises(CheckpointError, match=r"params/a/w is \[3\], the model's is \[4\].*another model, stage"):
+        resume(other, RunCheckpoints(tmp_path, 1, 0))
+
+
+def test_the_window_of_the_log_outlives_a_stop(tmp_path):
+    """Stopped between two lines of the log, a run says the same means as one that was not."""
+    config = LoopConfig(log_every=5, eval_every=100, save_every=100, prefetch=1)
+    run(tmp_path / "whole", config=config)
+
+    def stopping(step):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return make_batch(step)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StoppedError, match="of 7; the same command goes on"):
+        run(tmp_path / "cut", stopping, config=config)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert 0 < saved_step(tmp_path / "cut") < 7
+    run(tmp_path / "cut", config=config)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def test_a_line_that_a_kill_cut_short_and_steps_that_are_lost_leave_the_log(tmp_path):
+    run(tmp_path, num_steps=4)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
+    run(tmp_path, num_steps=7)
+    assert [step for step, _ in losses(tmp_path)] == [2, 4, 6, 7]
+
+
+def test_micro_batches_are_gathered_in_order(tmp_path):
+    asked = []
+
+    def noting(number):
+        asked.append(number)
+        return make_batch(number)
+
+    run(tmp_path, noting, num_steps=3, micro_batches=4)
+    assert asked == list(range(12)) and len(losses(tmp_path)) == 2
+
+
+class Sampled(NamedTuple):
+    values: Any
+    sample_ids: Any
+
+
+def test_a_run_of_steps_that_are_not_finite_stops_and_names_the_samples(tmp_path):
+    def sampled_loss(params, batch, key):
+        return loss(params, batch.values, key)
+
+    def poisoned(step):
+        return Sampled(make_batch(step) * (np.nan if step >= 3 else 1), np.array([10 * step, 10 * step + 1]))
+
+    config = LoopConfig(log_every=1, eval_every=100, save_every=100, prefetch=1, max_skipped_in_row=2)
+    step = make_train_step(sampled_loss, ("a",), OPTIMIZER)
+    with pytest.raises(NotFiniteError, match=r"2 steps in a row.*samples \[30, 31, 40, 41\] of steps 4 to 5"):
+        run_loop(fresh(), step, poisoned, 30, config, tmp_path, lambda params, step: {})
+    lines = read_log(tmp_path)
+    assert lines[3]["loss"] is None and lines[3]["skipped"] == 1
+
+
+def test_the_best_checkpoint_is_kept(tmp_path):
+    config = LoopConfig(1, 2, 2, 1, keep_last=1, keep_best=1, best_metric="right", best_is="highest")
+    run(tmp_path, num_steps=10, config=config, evaluate=lambda params, step: {"right": -abs(step - 4)})
+    assert RunCheckpoints(tmp_path / "checkpoints", 1, 1).steps() == [4, 10]
+
+
+def test_a_best_metric_that_nobody_tells_is_named(tmp_path):
+    config = LoopConfig(1, 2, 2, 1, best_metric="wrong")
+    with pytest.raises(ValueError, match=r"best_metric='wrong'.*\['seen'\]"):
+        run(tmp_path, config=config)
+
+
+def test_speed_rates_and_waiting_are_told(tmp_path):
+    watch = Watch(
+        rates=lambda updates: {"rate": 0.5**updates},
+        work=lambda batches: {"frames": 8.0, "flops": 1e9},
+        peak_flops=1e12,
+    )
+    run(tmp_path, watch=watch)
+    line = read_log(tmp_path)[0]
+    assert line["rate"] == 0.25 and line["frames_per_s"] > 0 and line["mfu"] == pytest.approx(line["tflops_per_s"])
+    assert 0 <= line["wait_share"] <= 1 and line["host_gib"] > 0
+    assert list((tmp_path / "tensorboard").iterdir())
 
 
 def test_batches_come_in_order_and_errors_come_through():

@@ -80,7 +80,7 @@ def falls(loss, params, trainable, batch, steps=12):
     step = make_train_step(loss, trainable, optimizer)
     state, seen = new_state(params, trainable, optimizer), []
     for _ in range(steps):
-        state, metrics = step(state, batch)
+        state, metrics = step(state, [batch])
         seen.append(float(metrics["loss"]))
     for name, value in frozen.items():
         assert jax.tree.all(jax.tree.map(lambda one, other: bool((one == other).all()), value, state.params[name]))

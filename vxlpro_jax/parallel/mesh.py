@@ -3,6 +3,8 @@
 Source: ours; the paper names its GPUs and no layout over them.
 """
 
+import resource
+
 import jax
 from jax.sharding import AxisType, Mesh
 
@@ -24,3 +26,29 @@ def make_mesh(shape: dict[str, int]) -> Mesh:
     return jax.make_mesh(
         tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape), devices=devices[:size]
     )
+
+
+# Dense bfloat16 operations per second of one device, by what its name contains; from the vendors' data sheets.
+PEAK_FLOPS = (
+    *(("h200", 989e12), ("h100", 989e12), ("a100", 312e12), ("a800", 312e12)),
+    *(("v6", 918e12), ("v5p", 459e12), ("v5 lite", 197e12), ("v5e", 197e12), ("v5", 459e12), ("v4", 275e12)),
+)
+
+
+def peak_flops(num_devices: int) -> float:
+    """Peak operations per second of so many of these devices together; 0 where the device is not in PEAK_FLOPS."""
+    name = jax.devices()[0].device_kind.lower()
+    return num_devices * next((peak for part, peak in PEAK_FLOPS if part in name), 0.0)
+
+
+def device_memory() -> float | None:
+    """GiB that the fullest of this process's devices has held at most; None where the device does not say (CPU)."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [line["peak_bytes_in_use"] for line in stats if "peak_bytes_in_use" in line]
+    return round(max(peaks) / 2**30, 3) if peaks else None
+
+
+def process_memory() -> float:
+    """GiB that this process has held at most."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(kib / 2**20, 3)

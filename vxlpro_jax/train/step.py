@@ -3,7 +3,7 @@
 Source: ours; paper, table 3 (an overall batch of 64 on few devices needs accumulation).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,9 +15,8 @@ from vxlpro_jax.train.losses import LossTerms, Tally, Term, weighed_mean
 from vxlpro_jax.train.stages import LossFunction
 from vxlpro_jax.train.state import FlatParams, Params, TrainState, join_params, split_params
 
-TrainStep = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
-STATIC_LEAF = "width"
-"""Field of a batch whose shape is what it says: it has no row per sample."""
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Sequence[Any]], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
@@ -25,111 +24,86 @@ def make_train_step(
     trainable: tuple[str, ...],
     optimizer: optax.GradientTransformation,
     frozen: tuple[str, ...] = (),
-    micro_batches: int = 1,
+    shardings: TrainState | None = None,
 ) -> TrainStep:
-    """A jitted (state, batch) -> (state, metrics); frozen parts get no gradient. The given state's buffers are used up.
+    """(state, micro-batches) -> (state, metrics): one update by the gradient of all micro-batches together.
 
-    micro_batches: parts that the batch is cut into, gone through one after the other; their gradients add up to the
-    whole batch's. A step whose loss or gradient is not finite changes neither parameters nor optimizer.
+    Micro-batches may have different shapes; each term of the loss is divided by what all of them counted, so that a
+    token weighs the same in each. Frozen parts get no gradient. A step whose loss or gradient is not finite changes
+    neither parameters nor optimizer. The given state's buffers are used up.
+
+    shardings: of the state, which then keeps them from step to step; None leaves the layout to the compiler.
     """
 
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        chosen, rest = split_params(state.params, trainable, frozen)
+    def key_of(state: TrainState, number: int) -> jax.Array:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        gradients, found = accumulate(loss, chosen, rest, split_batch(batch, micro_batches), key)
-        total, norm = weighed_mean(found.terms), optax.tree.norm(gradients)
+        return jax.random.fold_in(key, number)
+
+    def count(state: TrainState, batch: Any) -> dict[str, tuple[Any, Any]]:
+        found = loss(state.params, batch, key_of(state, 0))
+        return {name: (term.number, term.weight) for name, term in found.terms.items()}
+
+    def gradient(state: TrainState, batch: Any, number: int, numbers: dict[str, Any]):
+        chosen, rest = split_params(state.params, trainable, frozen)
+
+        def objective(chosen):
+            found = loss(join_params(rest, chosen), batch, key_of(state, number))
+            shares = {name: term._replace(number=numbers[name]) for name, term in found.terms.items()}
+            return weighed_mean(shares), tallies_of(found)
+
+        return jax.grad(objective, has_aux=True)(chosen)
+
+    def update(state: TrainState, gradients: FlatParams, tallies: dict[str, Tally], weights: dict[str, Any]):
+        chosen, rest = split_params(state.params, trainable, frozen)
+        terms = {name: Term(tallies[name].total, tallies[name].number, weight) for name, weight in weights.items()}
+        total, norm = weighed_mean(terms), optax.tree.norm(gradients)
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
 
         def if_finite(new, old):
             return jax.tree.map(lambda one, other: jnp.where(finite, one, other), new, old)
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, chosen)
-        params = join_params(rest, if_finite(optax.apply_updates(chosen, updates), chosen))
         missed = 1 - finite.astype(jnp.int32)
         new = TrainState(
             step=state.step + 1,
-            params=params,
+            params=join_params(rest, if_finite(optax.apply_updates(chosen, updates), chosen)),
             opt_state=if_finite(opt_state, state.opt_state),
             key=state.key,
             skipped=state.skipped + missed,
             skipped_in_row=(state.skipped_in_row + missed) * missed,
         )
-        of_parts = {name: tally.mean() for name, tally in tallies_of(found).items()}
-        metrics = {"loss": total, **of_parts, "gradient_norm": norm, **norms_by_module(gradients)}
+        metrics = {"loss": total, **{name: tally.mean() for name, tally in tallies.items()}}
+        metrics |= {"gradient_norm": norm, **norms_by_module(gradients)}
         return new, metrics | {"skipped": new.skipped, "skipped_in_row": new.skipped_in_row}
 
-    return jax.jit(step, donate_argnums=0)
+    def whole(state: TrainState, batch: Any):
+        counted = count(state, batch)
+        numbers, weights = ({name: pair[i] for name, pair in counted.items()} for i in (0, 1))
+        gradients, tallies = gradient(state, batch, 0, numbers)
+        return update(state, gradients, tallies, weights)
 
+    def add(state: TrainState, gathered: Any, batch: Any, number: int, numbers: dict[str, Any]):
+        return jax.tree.map(jnp.add, gathered, gradient(state, batch, number, numbers))
 
-def accumulate(
-    loss: LossFunction, chosen: FlatParams, rest: FlatParams, batches: Any, key: jax.Array
-) -> tuple[FlatParams, LossTerms]:
-    """Gradient by the trained leaves of the loss over all micro-batches [M, ...], and its terms summed over them.
+    laid_out = (shardings, None) if shardings is not None else None
+    at_once = jax.jit(whole, donate_argnums=0, out_shardings=laid_out)
+    # What a jitted function does not need of its arguments is not even sent to the device: counting costs no pixels.
+    counter = jax.jit(count)
+    start, adder = jax.jit(gradient), jax.jit(add, donate_argnums=1)
+    finish = jax.jit(update, donate_argnums=0, out_shardings=laid_out)
 
-    Each term is divided by what all micro-batches counted together, so that a token weighs the same in each of them.
-    """
-    num_micro = jax.tree.leaves(batches)[0].shape[0]
-    weights: dict[str, float] = {}
+    def step(state: TrainState, batches: Sequence[Any]) -> tuple[TrainState, Metrics]:
+        if len(batches) == 1:
+            return at_once(state, batches[0])
+        counted = [counter(state, batch) for batch in batches]
+        numbers = {name: sum(line[name][0] for line in counted) for name in counted[0]}
+        weights = {name: pair[1] for name, pair in counted[0].items()}
+        gathered = start(state, batches[0], 0, numbers)
+        for number, batch in enumerate(batches[1:], 1):
+            gathered = adder(state, gathered, batch, number, numbers)
+        return finish(state, *gathered, weights)
 
-    def terms_of(chosen, item):
-        number, batch = item
-        found = loss(join_params(rest, chosen), batch, jax.random.fold_in(key, number))
-        weights.update({name: term.weight for name, term in found.terms.items()})
-        tallies = {name: Tally(term.total, term.number) for name, term in found.terms.items()}
-        return tallies, found.metrics
-
-    def gradient(item, counts):
-        def objective(chosen):
-            tallies, metrics = terms_of(chosen, item)
-            shares = {name: Term(tally.total, counts[name], weights[name]) for name, tally in tallies.items()}
-            return weighed_mean(shares), (tallies, metrics)
-
-        return jax.grad(objective, has_aux=True)(chosen)
-
-    def count(item):
-        return {name: tally.number for name, tally in terms_of(chosen, item)[0].items()}
-
-    def add(gathered, item):
-        gradients, tallies = gradient(item, counts)
-        return jax.tree.map(jnp.add, gathered, gradients), tallies
-
-    if num_micro == 1:
-        item = (0, jax.tree.map(lambda leaf: leaf[0], batches))
-        gradients, (tallies, metrics) = gradient(item, count(item))
-    else:
-        items = (jnp.arange(num_micro), batches)
-        counts = jax.tree.map(lambda leaf: leaf.sum(0), jax.lax.map(count, items))
-        start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), chosen)
-        gradients, parts = jax.lax.scan(add, start, items)
-        tallies, metrics = jax.tree.map(lambda leaf: leaf.sum(0), parts)
-    return gradients, LossTerms(
-        {name: Term(tally.total, tally.number, weights[name]) for name, tally in tallies.items()}, metrics
-    )
-
-
-def split_batch(batch: Any, num_micro: int) -> Any:
-    """The batch with a leading axis of micro-batches; each leaf holds one or several rows per sample, in order.
-
-    Raises ValueError where the samples do not divide.
-    """
-    named = jax.tree_util.tree_leaves_with_path(batch)
-    sizes = [leaf.shape[0] for path, leaf in named if not _is_static(path)]
-    if min(sizes) % num_micro:
-        raise ValueError(
-            f"a batch of {min(sizes)} samples in {num_micro} micro-batches: it must be a multiple "
-            "(stage.micro_batches)."
-        )
-
-    def cut(path, leaf):
-        if _is_static(path):
-            return jnp.broadcast_to(leaf, (num_micro, *leaf.shape))
-        return leaf.reshape(num_micro, -1, *leaf.shape[1:])
-
-    return jax.tree_util.tree_map_with_path(cut, batch)
-
-
-def _is_static(path: tuple[Any, ...]) -> bool:
-    return bool(path) and getattr(path[0], "name", None) == STATIC_LEAF
+    return step
 
 
 def make_check(loss: LossFunction) -> Callable[[Params, list[Any]], dict[str, float]]:
@@ -150,7 +124,7 @@ def make_check(loss: LossFunction) -> Callable[[Params, list[Any]], dict[str, fl
 
 def tallies_of(found: LossTerms) -> dict[str, Tally]:
     """Every term, unweighed, and every metric."""
-    return {name: Tally(*term[:2]) for name, term in found.terms.items()} | found.metrics
+    return {name: Tally(term.total, term.number) for name, term in found.terms.items()} | found.metrics
 
 
 def norms_by_module(gradients: FlatParams) -> dict[str, jax.Array]:
