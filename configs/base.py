@@ -10,7 +10,12 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.preset = "tiny"
     config.seed = 1_000_000_000  # seeds below are for tests and measurements
+    config.switches = ConfigDict()
     config.init_from = ""
+    config.parts = ConfigDict()
+    config.mesh = ConfigDict()
+    # Layers of the LLM that LoRA's authors and most users adapt; rank 0: no LoRA.
+    config.lora = ConfigDict({"rank": 0, "alpha": 16.0, "targets": ("q_proj", "k_proj", "v_proj", "o_proj")})
     config.stage = ConfigDict(
         {
             "loss": "frames",
@@ -20,6 +25,15 @@ def get_config() -> ConfigDict:
             "ranking_weight": 0.5,
             "ranking_sharpness": 8.0,
             "stamp_weight": 0.0,
+            "frozen": (),
+            "epochs": 1.0,
+            "micro_batches": 1,
+            "z_weight": 0.0,
+            "dtype": "float32",
+            "frozen_dtype": "float32",
+            "remat": False,
+            "encode_groups": 0,
+            "loss_chunk": 0,
         }
     )
     config.optimizer = ConfigDict(
@@ -30,6 +44,8 @@ def get_config() -> ConfigDict:
             "weight_decay": 0.02,
             "beta2": 0.98,
             "clip_norm": 1.0,
+            "warmup_share": 0.0,
+            "rates": {},
         }
     )
     config.loop = ConfigDict(

@@ -9,12 +9,17 @@ import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig, with_switches
+from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.train.answer_feed import RowMix
 from vxlpro_jax.train.loop import LoopConfig
-from vxlpro_jax.train.optimizers import OptimizerConfig
+from vxlpro_jax.train.lora import LoraConfig
+from vxlpro_jax.train.optimizers import OptimizerConfig, rate_schedule
 from vxlpro_jax.train.stages import StageConfig
+from vxlpro_jax.train.state import ALIASES, part_of
 
 T = TypeVar("T")
 
@@ -44,13 +49,21 @@ class TrainConfig:
     """A stage of training. preset: of models/presets.py. seed: of everything random in it. vision: the bank that all
     stages share.
 
-    init_from: work folder of the stage before, empty to start from fresh parameters. rows: the mix of an "answers"
-    stage, by name.
+    switches: fields of the preset to change, in blocks as the preset has them.
+    init_from: where parameters start from: the work folder of a stage, or a checkpoint's folder (or hub id) of any
+    kind that `vxlpro convert` reads; empty for fresh ones. parts: the same for single modules, which then do not start
+    from init_from; "fresh" for newly drawn ones.
+    mesh: devices by axis, {} for one device. lora: low-rank additions to the LLM instead of its own weights.
+    rows: the mix of an "answers" stage, by name.
     """
 
     preset: str
+    switches: dict[str, Any]
     seed: int
     init_from: str
+    parts: dict[str, str]
+    mesh: dict[str, int]
+    lora: LoraConfig
     stage: StageConfig
     optimizer: OptimizerConfig
     loop: LoopConfig
@@ -76,11 +89,89 @@ def build(config: ConfigDict, cls: type[T] = TrainConfig, where: str = "config")
     return cls(**{name: _value(config[name], hints[name], f"{where}.{name}") for name in names})
 
 
+FRESH = "fresh"
+MODULES = ("vision_tower", "dts", "projector", "selector", "llm")
+
+
+def model_config(config: TrainConfig) -> VideoXLProConfig:
+    """Sizes and switches of the model that a stage trains. Raises ValueError for what the preset does not have."""
+    if config.preset not in PRESETS:
+        raise ValueError(
+            f"config.preset={config.preset!r}: one of {', '.join(PRESETS)} is accepted (models/presets.py)."
+        )
+    flat = {".".join(path): value for path, value in flatten_dict(config.switches).items()}
+    return with_switches(PRESETS[config.preset], flat)
+
+
+def check(config: TrainConfig) -> VideoXLProConfig:
+    """Refuse combinations that cannot work, before anything is loaded; returns the model's sizes and switches.
+
+    Raises ValueError naming the key, its value and what is accepted.
+    """
+    sizes = model_config(config)
+    stage, lora = config.stage, config.lora
+    tree = {**abstract_params(sizes), **{name: {} for name in ("heads",) if name in stage.trainable}}
+    if not stage.trainable:
+        raise ValueError("config.stage.trainable=(): at least one part is trained.")
+    _check_parts("stage.trainable", stage.trainable, tree)
+    _check_parts("stage.frozen", stage.frozen, tree)
+    _check_parts("optimizer.rates", tuple(config.optimizer.rates), tree)
+    for name in config.parts:
+        if name not in MODULES:
+            raise ValueError(f"config.parts.{name}: {', '.join(MODULES)} are accepted.")
+    for name, value, low in (
+        ("stage.micro_batches", stage.micro_batches, 1),
+        ("stage.num_steps", stage.num_steps, 0),
+        ("stage.z_weight", stage.z_weight, 0),
+        ("stage.loss_chunk", stage.loss_chunk, 0),
+        ("stage.encode_groups", stage.encode_groups, 0),
+        ("lora.rank", lora.rank, 0),
+        ("loop.log_every", config.loop.log_every, 1),
+        ("loop.eval_every", config.loop.eval_every, 1),
+        ("loop.save_every", config.loop.save_every, 1),
+        ("loop.keep_last", config.loop.keep_last, 1),
+        ("loop.max_skipped_in_row", config.loop.max_skipped_in_row, 1),
+        *((f"mesh.{axis}", size, 1) for axis, size in config.mesh.items()),
+    ):
+        if value < low:
+            raise ValueError(f"config.{name}={value}: at least {low} is accepted.")
+    if stage.num_steps == 0 and stage.loss != "clips":
+        raise ValueError(f"config.stage.num_steps=0: stage.loss={stage.loss!r} draws without end; give a number.")
+    if config.optimizer.peak_rate <= 0:
+        raise ValueError(f"config.optimizer.peak_rate={config.optimizer.peak_rate}: a rate above 0 is accepted.")
+    if stage.num_steps:
+        rate_schedule(config.optimizer, stage.num_steps)
+    if lora.rank and "llm" not in stage.trainable:
+        raise ValueError(f"config.lora.rank={lora.rank}, but stage.trainable={stage.trainable} has no llm to add to.")
+    if stage.ranking_weight == 0 and not sizes.selector.add_scores and _reaches("selector", stage):
+        raise ValueError(
+            "stage.trainable has the selector, but no gradient would reach it: switches.selector.add_scores is False "
+            "and stage.ranking_weight is 0. Freeze it, or give one of the two."
+        )
+    return sizes
+
+
+def _reaches(module: str, stage: StageConfig) -> bool:
+    return module in stage.trainable and module not in stage.frozen
+
+
+def _check_parts(key: str, parts: tuple[str, ...], tree: Any) -> None:
+    paths = [*flatten_dict(tree, sep="/"), *tree]
+    unknown = [part for part in parts if not any(part_of(path, (part,)) for path in paths)]
+    if unknown:
+        names = [*MODULES, *ALIASES]
+        near = difflib.get_close_matches(unknown[0], names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"{', '.join(names)} are, and paths inside them."
+        raise ValueError(f"config.{key}={parts!r}: {unknown[0]!r} is no part of the model: {hint}")
+
+
 def _value(value: Any, hint: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, ConfigDict):
             raise ValueError(f"{where}={value!r}: a block of keys is accepted.")
         return build(value, hint, where)  # type: ignore[arg-type]
+    if hint is Any:
+        return value.to_dict() if isinstance(value, ConfigDict) else value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is dict:
         return {name: _value(item, arguments[1], f"{where}.{name}") for name, item in value.items()}

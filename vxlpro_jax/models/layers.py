@@ -17,7 +17,8 @@ def _born(init, axes: Axes):
 
 
 class Linear(nn.Module):
-    """x W + b over the last axis; the kernel is (in, out), named `axes`."""
+    """x W + b over the last axis; the kernel is (in, out), named `axes`. A low-rank addition to W is used where the
+    parameters hold one."""
 
     features: int
     axes: Axes
@@ -28,6 +29,9 @@ class Linear(nn.Module):
     def __call__(self, x: Float[Array, "... in_dim"]) -> Float[Array, "... out_dim"]:
         kernel = self.param("kernel", _born(self.kernel_init, self.axes), (x.shape[-1], self.features))
         y = x @ kernel.astype(x.dtype)
+        if self.has_variable("params", "lora"):  # train/lora.py puts it beside a kernel
+            lora = self.get_variable("params", "lora")
+            y = y + lora["scale"].astype(x.dtype) * (x @ lora["down"].astype(x.dtype) @ lora["up"].astype(x.dtype))
         if self.use_bias:
             y = y + self.param("bias", _born(nn.initializers.zeros, self.axes[-1:]), (self.features,)).astype(x.dtype)
         return y

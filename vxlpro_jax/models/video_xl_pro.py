@@ -92,9 +92,16 @@ class VideoXLProModel(nn.Module):
         self, visual: Float[Array, "B G P D"], batch: RowBatch, selection: Selection, length: int
     ) -> ModelOutput:
         """Logits over the merged rows: the training path."""
+        hidden, labels, scores = self.hidden(visual, batch, selection, length)
+        return ModelOutput(self.llm.logits(hidden), labels, scores)
+
+    def hidden(
+        self, visual: Float[Array, "B G P D"], batch: RowBatch, selection: Selection, length: int
+    ) -> tuple[Float[Array, "B L D"], Int[Array, "B L"], Float[Array, "B G P"]]:
+        """The LLM's hidden states over the merged rows, before they become logits; labels and scores beside them."""
         rows, scores = self.merge(visual, batch, selection, length)
         hidden, _ = self.llm(rows.embeds, _positions(rows.valid), rows.valid)
-        return ModelOutput(self.llm.logits(hidden), rows.labels, scores)
+        return hidden, rows.labels, scores
 
     def prefill(self, rows: MergedRows, cache: KVCache) -> tuple[Float[Array, "B V"], KVCache]:
         """Reads the prompts into the cache; logits of the token that follows each."""

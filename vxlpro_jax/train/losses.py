@@ -6,13 +6,14 @@ A loss is handed on as a sum and a count, never as a mean: the mean over an over
 sums over that of their counts, whatever each of them counted.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vxlpro_jax.types import IGNORE_LABEL
+from vxlpro_jax.types import IGNORE_LABEL, RowBatch
 
 
 class Tally(NamedTuple):
@@ -61,6 +62,53 @@ def next_token_loss(logits: Float[Array, "B L V"], labels: Int[Array, "B L"]) ->
     picked = jnp.take_along_axis(log_probs, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
     right = jnp.where(counted, logits[:, :-1].argmax(-1) == targets, True).all(-1)
     return Tally(-jnp.where(counted, picked, 0).sum(), counted.sum()), right
+
+
+def num_targets(rows: RowBatch) -> Int[Array, ""]:
+    """Labels that a batch's rows count, from the batch alone: every text token is kept, whatever the selector drops.
+
+    The first token of a row is nobody's target.
+    """
+    later = rows.row_source[:, 1:]
+    is_text = (later >= 0) & (later < rows.labels.shape[1])
+    labels = jnp.take_along_axis(rows.labels, jnp.where(is_text, later, 0), axis=1)
+    return (is_text & (labels != IGNORE_LABEL)).sum()
+
+
+def chunked_token_loss(
+    logits_of: Callable[[jax.Array], jax.Array],
+    hidden: Float[Array, "B L D"],
+    labels: Int[Array, "B L"],
+    chunk: int,
+) -> tuple[Tally, Tally, Tally]:
+    """Cross entropy, squared log of the softmax's sum (z), and right guesses over the labels that count.
+
+    logits_of: hidden states [B, l, D] -> logits [B, l, V]. chunk: places whose logits are held at a time, in the
+    gradient too; 0: all at once.
+    """
+    targets = jnp.concatenate([labels[:, 1:], jnp.full_like(labels[:, :1], IGNORE_LABEL)], axis=1)
+
+    def part(item):
+        states, wanted = item
+        logits = logits_of(states).astype(jnp.float32)
+        log_sum = jax.nn.logsumexp(logits, axis=-1)
+        picked = jnp.take_along_axis(logits, jnp.maximum(wanted, 0)[..., None], axis=-1)[..., 0]
+        counted = wanted != IGNORE_LABEL
+        sums = (log_sum - picked, jnp.square(log_sum), (logits.argmax(-1) == wanted).astype(jnp.float32))
+        return tuple(jnp.where(counted, value, 0).sum() for value in sums)
+
+    number = (targets != IGNORE_LABEL).sum()
+    length = labels.shape[1]
+    if not chunk or chunk >= length:
+        totals = part((hidden, targets))
+    else:
+        fill = -length % chunk
+        hidden = jnp.pad(hidden, ((0, 0), (0, fill), (0, 0)))
+        targets = jnp.pad(targets, ((0, 0), (0, fill)), constant_values=IGNORE_LABEL)
+        cut = (x.reshape(x.shape[0], -1, chunk, *x.shape[2:]).swapaxes(0, 1) for x in (hidden, targets))
+        totals = tuple(value.sum() for value in jax.lax.map(jax.checkpoint(part), tuple(cut)))
+    ce, z, right = (Tally(total, number) for total in totals)
+    return ce, z, right
 
 
 def ranking_loss(

@@ -1,18 +1,25 @@
-"""AdamW with a warm-up, a cosine and a clipped gradient.
+"""AdamW with a warm-up, a cosine, a clipped gradient, and rates by part.
 
 Source: SPEC 13 (AdamW, clip 1.0); rates and lengths are ours, per stage, in configs/.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import optax
+
+from vxlpro_jax.train.state import FlatParams, part_of
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """peak_rate is reached after warmup_steps; at the stage's last step the rate is final_share of it. weight_decay
-    applies to matrices alone. clip_norm bounds the gradient's global norm."""
+    applies to matrices alone. clip_norm bounds the gradient's global norm.
+
+    warmup_share: the warm-up as a share of the stage, where warmup_steps is 0. rates: peak rate of single parts
+    ("vision_tower", "llm/layers/mlp", "embeddings"); the others follow peak_rate.
+    """
 
     peak_rate: float
     warmup_steps: int
@@ -20,17 +27,46 @@ class OptimizerConfig:
     weight_decay: float
     beta2: float
     clip_norm: float
+    warmup_share: float = 0.0
+    rates: dict[str, float] = field(default_factory=dict)
 
 
 def rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Learning rate by step. Raises ValueError when the warm-up is not shorter than the stage."""
-    if config.warmup_steps >= num_steps:
+    """Learning rate by update. Raises ValueError when the warm-up is not shorter than the stage."""
+    if config.warmup_steps and config.warmup_share:
         raise ValueError(
-            f"warmup_steps={config.warmup_steps} of num_steps={num_steps}: it must be shorter (optimizer.warmup_steps)."
+            f"optimizer.warmup_steps={config.warmup_steps} and warmup_share={config.warmup_share}: give one of the two."
         )
+    warmup_steps = config.warmup_steps or round(config.warmup_share * num_steps)
+    if warmup_steps >= num_steps:
+        raise ValueError(
+            f"warmup_steps={warmup_steps} of num_steps={num_steps}: it must be shorter (optimizer.warmup_steps or "
+            "warmup_share)."
+        )
+    final = config.peak_rate * config.final_share
     return optax.warmup_cosine_decay_schedule(
-        0.0, config.peak_rate, config.warmup_steps, num_steps, config.peak_rate * config.final_share
+        0.0 if warmup_steps else config.peak_rate, config.peak_rate, warmup_steps, num_steps, final
     )
+
+
+def rates_by_part(config: OptimizerConfig, num_steps: int, updates: int) -> dict[str, float]:
+    """The learning rate after so many updates, of everything and of each part that has its own."""
+    rate = float(rate_schedule(config, num_steps)(updates))
+    shares = {f"rate/{part}": peak / config.peak_rate for part, peak in config.rates.items()}
+    return {"rate": rate, **{name: rate * share for name, share in shares.items()}}
+
+
+def _scale_parts(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Updates of leaves by path, each times its part's share of the peak rate."""
+
+    def scale(updates: FlatParams, params: Any) -> FlatParams:
+        parts = {path: part_of(path, config.rates) for path in updates}
+        return {
+            path: update if (part := parts[path]) is None else update * (config.rates[part] / config.peak_rate)
+            for path, update in updates.items()
+        }
+
+    return optax.stateless(scale)
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
@@ -43,4 +79,5 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
             weight_decay=config.weight_decay,
             mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
         ),
+        *([_scale_parts(config)] if config.rates else []),
     )

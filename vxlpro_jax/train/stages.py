@@ -14,10 +14,18 @@ import jax.numpy as jnp
 from vxlpro_jax.models.dts import pack_frames
 from vxlpro_jax.models.projector import pool_grid
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
-from vxlpro_jax.train.losses import LossTerms, Tally, Term, next_token_loss, ranking_loss
+from vxlpro_jax.train.losses import (
+    LossTerms,
+    Tally,
+    Term,
+    chunked_token_loss,
+    next_token_loss,
+    num_targets,
+    ranking_loss,
+)
 from vxlpro_jax.train.state import Params
 from vxlpro_jax.train.vision_heads import heads_loss
-from vxlpro_jax.types import RowBatch, Selection
+from vxlpro_jax.types import ClipBatch, RowBatch, Selection
 
 Array = Any
 LossFunction = Callable[[Params, Any, jax.Array], LossTerms]
@@ -28,21 +36,38 @@ LossFunction = Callable[[Params, Any, jax.Array], LossTerms]
 class StageConfig:
     """loss: "frames" teaches the tower by auxiliary heads on single frames, "groups" tower and DTS by heads on frames
     and groups, "words" the LLM by answers over groups described in words, "answers" the rest by answers over cached
-    DTS features.
+    DTS features, "clips" any part by answers about the pixels of videos and pictures (align, sft).
 
-    trainable: modules that are trained. num_steps: updates. group_weight: of the heads on groups beside those on
-    frames.
-    ranking_weight, ranking_sharpness: of the listwise loss on the selector's scores beside the next-token loss.
+    trainable, frozen: parts that are trained, and exceptions from them (train/state.py, split_params).
+    num_steps: updates; 0: as many as `epochs` over the data take. micro_batches: batches of the feed that make one
+    update; the overall batch is their sum.
+    group_weight: of the heads on groups beside those on frames.
+    ranking_weight, ranking_sharpness: of the listwise loss on the selector's scores beside the next-token loss, in rows
+    that say which groups matter.
     stamp_weight: of the loss by which visual tokens tell the time of their group from the LLM's middle layer.
+    z_weight: of the squared log of the softmax's sum, which keeps logits from drifting; 0: none.
+    dtype: of the computation; parameters that are trained and the optimizer's moments are float32 always.
+    frozen_dtype: in which frozen parameters are held. remat: True: activations of a layer are computed again in the
+    backward pass. encode_groups: groups of each sample that are encoded at a time, their activations computed again in
+    the backward pass; 0: all. loss_chunk: places whose logits are held at a time; 0: all.
     """
 
-    loss: Literal["frames", "groups", "words", "answers"]
+    loss: Literal["frames", "groups", "words", "answers", "clips"]
     trainable: tuple[str, ...]
     num_steps: int
     group_weight: float
     ranking_weight: float
     ranking_sharpness: float
     stamp_weight: float
+    frozen: tuple[str, ...] = ()
+    epochs: float = 1.0
+    micro_batches: int = 1
+    z_weight: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    encode_groups: int = 0
+    loss_chunk: int = 0
 
 
 class VisionBatch(NamedTuple):
@@ -74,6 +99,8 @@ def stage_loss(config: StageConfig, model: VideoXLProModel) -> LossFunction:
         return lambda params, batch, key: _frame_loss(model, params, batch)
     if config.loss == "groups":
         return lambda params, batch, key: _group_loss(config, model, params, batch)
+    if config.loss == "clips":
+        return lambda params, batch, key: _clip_loss(config, model, params, batch)
     return lambda params, batch, key: _answer_loss(config, model, params, batch)[0]
 
 
@@ -129,7 +156,7 @@ def _answer_loss(
     real = batch.rows.video_of_group >= 0
     order = ranking_loss(output.scores, batch.relevant, real, config.ranking_sharpness)
     terms = {
-        "answer_loss": Term(answer.total, answer.number),
+        "answer_loss": Term(answer.total, num_targets(batch.rows)),
         "ranking_loss": Term(order.total, order.number, config.ranking_weight),
     }
     if config.stamp_weight:
@@ -138,6 +165,49 @@ def _answer_loss(
         terms["stamp_loss"] = Term(stamp.total, stamp.number, config.stamp_weight)
     metrics = {"right": Tally(right.sum(dtype=jnp.float32), jnp.array(right.size))}
     return LossTerms(terms, metrics), right, output.scores
+
+
+def _clip_loss(config: StageConfig, model: VideoXLProModel, params: Params, batch: ClipBatch) -> LossTerms:
+    rows, relevant, has_relevant = batch.rows, batch.relevant, batch.has_relevant
+    if rows is None or relevant is None or has_relevant is None or batch.width is None:
+        raise ValueError('a batch without prompts: stage.loss="clips" needs data that asks something (data.prompt).')
+    visual = project(model, params, encode_clips(model, params, batch.frames, config.encode_groups))
+    args = (visual, rows, batch.selection, batch.width.shape[0])
+    hidden, labels, scores = model.apply({"params": params}, *args, method=VideoXLProModel.hidden)
+
+    def logits_of(states):
+        return model.apply({"params": params}, states, method=lambda module, x: module.llm.logits(x))
+
+    tokens, spread, right = chunked_token_loss(logits_of, hidden, labels, config.loss_chunk)
+    number = num_targets(rows)
+    terms = {"token_loss": Term(tokens.total, number)}
+    if config.z_weight:
+        terms["z_loss"] = Term(spread.total, number, config.z_weight)
+    if config.ranking_weight:
+        told = relevant & has_relevant[:, None]
+        order = ranking_loss(scores, told, rows.video_of_group >= 0, config.ranking_sharpness)
+        terms["ranking_loss"] = Term(order.total, order.number, config.ranking_weight)
+    read = Tally(batch.valid.sum(dtype=jnp.float32), jnp.array(batch.valid.size))
+    return LossTerms(terms, {"right_tokens": right, "readable": read})
+
+
+def encode_clips(model: VideoXLProModel, params: Params, frames: Array, encode_groups: int) -> Array:
+    """DTS outputs [B, G, g, g, E] of uint8 frames [B, T, S, S, 3], `encode_groups` groups of each sample at a time."""
+    size, per_group = frames.shape[0], model.config.dts.frames_per_group
+    groups = frames.reshape(size, -1, per_group, *frames.shape[2:])
+    num_groups = groups.shape[1]
+
+    def encode(part):
+        pixels = part.reshape(-1, *part.shape[2:]).astype(jnp.float32) / 127.5 - 1
+        features = dts_features(model, params, pixels)[1]
+        return features.reshape(size, -1, *features.shape[1:])
+
+    if not encode_groups or encode_groups >= num_groups:
+        return encode(groups)
+    groups = jnp.pad(groups, ((0, 0), (0, -num_groups % encode_groups), *((0, 0),) * 4))
+    parts = groups.reshape(size, -1, encode_groups, *groups.shape[2:]).swapaxes(0, 1)
+    features = jax.lax.map(jax.checkpoint(encode), parts).swapaxes(0, 1)
+    return features.reshape(size, -1, *features.shape[3:])[:, :num_groups]
 
 
 def stamp_loss(module: VideoXLProModel, visual: Array, rows: RowBatch, selection: Selection, length: int) -> Tally:
