@@ -1,30 +1,47 @@
 """Train one stage: `python -m launch.train --config=configs/tiny/tower.py --workdir=DIR [--config.KEY=VALUE]`.
 
-Source: ours (docs/tiny.md). DIR gets metrics.jsonl and the state; a killed run goes on when started again. Banks of
-rendered groups lie beside DIR and are shared by the stages.
+More: [--allow_changed_config] goes on with a run whose configuration was changed. DIR gets config.json,
+provenance.json, metrics.jsonl, tensorboard/, checkpoints/ and in the end model/; a killed run goes on when started
+again. Banks of rendered groups lie beside DIR and are shared by the stages.
+Exit code: 0 done, 2 wrong arguments or no place to write, 3 loss or gradient not finite too often, 75 stopped by
+SIGTERM or Ctrl-C with the state saved (start again to go on).
+
+Source: ours (docs/training.md).
 """
 
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from launch import train_stage
 from vxlpro_jax.config import build
+from vxlpro_jax.train.loop import NotFiniteError, StoppedError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file of the stage")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+ALLOW = flags.DEFINE_bool("allow_changed_config", False, "go on with a run although its configuration was changed")
+EXIT_WRONG, EXIT_NOT_FINITE, EXIT_STOPPED = 2, 3, 75
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"launch.train: {argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
     try:
-        train_stage.run(build(CONFIG.value), Path(WORKDIR.value))
+        train_stage.run(build(CONFIG.value), Path(WORKDIR.value), ALLOW.value)
+    except StoppedError as stopped:
+        fail(stopped, EXIT_STOPPED)
+    except NotFiniteError as error:
+        fail(error, EXIT_NOT_FINITE)
     except (ValueError, OSError) as error:
-        print(f"launch.train: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(error, EXIT_WRONG)
+
+
+def fail(error: Exception, code: int) -> None:
+    print(f"launch.train: {error}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

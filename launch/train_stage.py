@@ -8,25 +8,27 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import numpy as np
+from tqdm import tqdm
 
+from launch.run_record import check_record, check_room
+from launch.starting_point import MODEL_FOLDER, Origin, check_sources, sources_of, starting_params, tell
 from vxlpro_jax.checkpoint import restore_params, save_params
-from vxlpro_jax.config import TrainConfig
+from vxlpro_jax.config import FRESH, TrainConfig, check
 from vxlpro_jax.data.synthetic_bank import GroupBank, build_bank, join_banks, load_bank, save_bank, take
 from vxlpro_jax.data.synthetic_guess import GuessRows, blank_video, shuffled_video
 from vxlpro_jax.data.synthetic_rows import BankIndex
 from vxlpro_jax.data.synthetic_words import group_words
 from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer
 from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig
-from vxlpro_jax.models.video_xl_pro import VideoXLProModel, abstract_params, init_params
+from vxlpro_jax.models.video_xl_pro import VideoXLProModel, abstract_params
 from vxlpro_jax.train.answer_feed import AnswerFeed, mark_batches
-from vxlpro_jax.train.loop import run_loop
-from vxlpro_jax.train.optimizers import make_optimizer
+from vxlpro_jax.train.loop import LoopConfig, Watch, run_loop
+from vxlpro_jax.train.optimizers import make_optimizer, rates_by_part
 from vxlpro_jax.train.run_log import last_logged_step
 from vxlpro_jax.train.stages import answer_check, stage_loss
-from vxlpro_jax.train.state import Params, new_state
+from vxlpro_jax.train.state import Params, TrainState, new_state
 from vxlpro_jax.train.step import make_check, make_train_step
 from vxlpro_jax.train.vision_feed import (
     encode_bank,
@@ -42,44 +44,60 @@ from vxlpro_jax.train.vision_heads import new_heads
 WHITENING_FRAMES, WHITENING_FLOOR = 4000, 0.004
 EVAL_CHUNK, EVAL_ROWS = 64, 384
 NUM_BLANK_VIDEOS = 4
-MODEL_FOLDER = "model"
 
 
-def run(config: TrainConfig, workdir: Path) -> None:
-    """Train the stage and write its model to workdir/model; a stage that is done is not done again."""
-    if config.preset not in PRESETS:
-        raise ValueError(
-            f"config.preset={config.preset!r}: one of {', '.join(PRESETS)} is accepted (models/presets.py)."
-        )
-    if (workdir / MODEL_FOLDER).exists() and last_logged_step(workdir) >= config.stage.num_steps:
+def run(config: TrainConfig, workdir: Path, allow_changes: bool = False) -> None:
+    """Train the stage and write its model to workdir/model; a stage that is done is not done again.
+
+    Raises ValueError or OSError for what cannot work, before anything is loaded where that can be known before;
+    StoppedError once a run that was asked to stop is saved.
+    """
+    sizes = check(config)
+    check_sources(config, sizes)
+    check_record(config, workdir, allow_changes)
+    if (workdir / MODEL_FOLDER).exists() and last_logged_step(workdir) >= config.stage.num_steps > 0:
         return
-    model = VideoXLProModel(PRESETS[config.preset])
-    params = starting_params(config, model.config, workdir)
+    if config.stage.loss == "clips":
+        clip_stage.run(config, sizes, workdir)
+        return
+    model = VideoXLProModel(sizes)
+    params, origins = first_params(config, sizes, workdir)
+    tqdm.write(tell(origins, workdir))
     optimizer = make_optimizer(config.optimizer, config.stage.num_steps)
     stage = _answer_stage if config.stage.loss in ("words", "answers") else _vision_stage
     make_batch, evaluate = stage(config, model, params, workdir)
-    step = make_train_step(stage_loss(config.stage, model), config.stage.trainable, optimizer)
-    state = new_state(params, config.stage.trainable, optimizer, seed=config.seed)
-    state = run_loop(state, step, make_batch, config.stage.num_steps, config.loop, workdir, evaluate)
+    loss, trainable, frozen = stage_loss(config.stage, model), config.stage.trainable, config.stage.frozen
+    step = make_train_step(loss, trainable, optimizer, frozen)
+    state = new_state(params, trainable, optimizer, frozen, config.seed)
+    check_room(workdir, checkpoint_bytes(state, config.loop))
+    watch = Watch(rates=lambda updates: rates_by_part(config.optimizer, config.stage.num_steps, updates))
+    state = run_loop(
+        *(state, step, make_batch, config.stage.num_steps, config.loop, workdir, evaluate),
+        micro_batches=config.stage.micro_batches,
+        watch=watch,
+    )
     params = state.params
     if config.stage.loss == "groups":
         params = with_unit_features(model, params, shared_bank(config, workdir.parent, heldout=True), EVAL_ROWS)
     save_model(params, workdir)
 
 
-def starting_params(config: TrainConfig, sizes: VideoXLProConfig, workdir: Path) -> Params:
-    """The parameters of config.init_from, or fresh ones; with the auxiliary heads where the stage trains them."""
-    key = jax.random.key(config.seed % 2**31)
-    if config.init_from:
-        params = stage_params(Path(config.init_from), sizes)
-    else:
-        params = nn.unbox(jax.jit(lambda: init_params(sizes, key))())
+def checkpoint_bytes(state: TrainState, loop: LoopConfig) -> int:
+    """What a run's checkpoints take at most, with the one that is being written."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * (loop.keep_last + loop.keep_best + 1)
+
+
+def first_params(config: TrainConfig, sizes: VideoXLProConfig, workdir: Path) -> tuple[Params, list[Origin]]:
+    """Every module from its source; a fresh tower sees its patches whitened, and auxiliary heads come along."""
+    params, origins = starting_params(config, sizes)
+    if sources_of(config)["vision_tower"] == FRESH:
         bank = shared_bank(config, workdir.parent, heldout=False)
         patches = whitened_patches(bank, sizes.vision.patch_size, sizes.vision.dim, WHITENING_FRAMES, WHITENING_FLOOR)
         params["vision_tower"]["patch_embedding"] = jax.tree.map(jax.numpy.asarray, patches)
     if "heads" in config.stage.trainable:
-        params = {**params, "heads": new_heads(jax.random.fold_in(key, 1), sizes.vision.dim)}
-    return params
+        key = jax.random.fold_in(jax.random.key(config.seed % 2**31), 1)
+        params = {**params, "heads": new_heads(key, sizes.vision.dim)}
+    return params, origins
 
 
 def save_model(params: Params, workdir: Path) -> None:

@@ -5,8 +5,9 @@ import importlib
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
-from vxlpro_jax.config import TrainConfig, build
+from vxlpro_jax.config import TrainConfig, build, check
 from vxlpro_jax.models.presets import PRESETS
 from vxlpro_jax.train.optimizers import rate_schedule
 
@@ -68,3 +69,42 @@ def test_an_unknown_choice_is_named():
     config.stage.loss = "dreams"
     with pytest.raises(ValueError, match=r"config.stage.loss='dreams': one of \('frames'"):
         build(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("preset", "tyni", "config.preset='tyni': one of .*tiny"),
+        ("stage.trainable", (), "at least one part"),
+        ("stage.trainable", ("vision_towr", "heads"), "'vision_towr' is no part.*did you mean 'vision_tower'"),
+        ("stage.frozen", ("sgm",), "config.stage.frozen.*'sgm' is no part"),
+        ("optimizer.rates", {"lm": 1e-5}, "config.optimizer.rates.*'lm' is no part.*did you mean 'llm'"),
+        ("parts", {"tower": "x"}, "config.parts.tower: vision_tower"),
+        ("stage.micro_batches", 0, "config.stage.micro_batches=0: at least 1"),
+        ("stage.num_steps", 0, "config.stage.num_steps=0.*draws without end"),
+        ("optimizer.warmup_share", 0.5, "warmup_steps=100 and warmup_share=0.5: give one"),
+        ("lora.rank", 4, "config.lora.rank=4.*no llm"),
+        ("switches", {"dts": {"packing": "paper"}}, "dts.packing"),
+        ("mesh", {"data": 0}, "config.mesh.data=0: at least 1"),
+    ],
+)
+def test_combinations_that_cannot_work_are_told(key, value, told):
+    config = values()
+    *blocks, name = key.split(".")
+    block = config
+    for part in blocks:
+        block = block[part]
+    with block.ignore_type():
+        block[name] = ConfigDict(value) if isinstance(value, dict) else value
+    with pytest.raises(ValueError, match=told):
+        check(build(config))
+
+
+def test_a_selector_that_no_gradient_reaches_is_told():
+    config = values("answers_short")
+    config.stage.ranking_weight = 0.0
+    config.switches = ConfigDict({"selector": {"add_scores": False}})
+    with pytest.raises(ValueError, match="no gradient would reach it"):
+        check(build(config))
+    config.stage.frozen = ("selector",)
+    assert check(build(config)).selector.add_scores is False

@@ -26,14 +26,13 @@ def _of_jaxpr(jaxpr: core.Jaxpr) -> int:
 
 def _of_equation(equation: core.JaxprEqn) -> int:
     params, name = equation.params, equation.primitive.name
+    shapes: list[tuple[int, ...]] = [getattr(var.aval, "shape", ()) for var in (*equation.invars, *equation.outvars)]
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
-        left = equation.invars[0].aval.shape
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        return 2 * math.prod(shapes[-1]) * math.prod(shapes[0][axis] for axis in contracted)
     if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
-        out_features = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // out_features
+        out_features = shapes[1][params["dimension_numbers"].rhs_spec[0]]
+        return 2 * math.prod(shapes[-1]) * math.prod(shapes[1]) // out_features
     if name == "scan":
         return params["length"] * _of_jaxpr(params["jaxpr"].jaxpr)
     if name == "cond":

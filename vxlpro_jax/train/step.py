@@ -54,27 +54,7 @@ def make_train_step(
         return jax.grad(objective, has_aux=True)(chosen)
 
     def update(state: TrainState, gradients: FlatParams, tallies: dict[str, Tally], weights: dict[str, Any]):
-        chosen, rest = split_params(state.params, trainable, frozen)
-        terms = {name: Term(tallies[name].total, tallies[name].number, weight) for name, weight in weights.items()}
-        total, norm = weighed_mean(terms), optax.tree.norm(gradients)
-        finite = jnp.isfinite(total) & jnp.isfinite(norm)
-
-        def if_finite(new, old):
-            return jax.tree.map(lambda one, other: jnp.where(finite, one, other), new, old)
-
-        updates, opt_state = optimizer.update(gradients, state.opt_state, chosen)
-        missed = 1 - finite.astype(jnp.int32)
-        new = TrainState(
-            step=state.step + 1,
-            params=join_params(rest, if_finite(optax.apply_updates(chosen, updates), chosen)),
-            opt_state=if_finite(opt_state, state.opt_state),
-            key=state.key,
-            skipped=state.skipped + missed,
-            skipped_in_row=(state.skipped_in_row + missed) * missed,
-        )
-        metrics = {"loss": total, **{name: tally.mean() for name, tally in tallies.items()}}
-        metrics |= {"gradient_norm": norm, **norms_by_module(gradients)}
-        return new, metrics | {"skipped": new.skipped, "skipped_in_row": new.skipped_in_row}
+        return apply_gradients(optimizer, trainable, frozen, state, gradients, tallies, weights)
 
     def whole(state: TrainState, batch: Any):
         counted = count(state, batch)
@@ -104,6 +84,42 @@ def make_train_step(
         return finish(state, *gathered, weights)
 
     return step
+
+
+def apply_gradients(
+    optimizer: optax.GradientTransformation,
+    trainable: tuple[str, ...],
+    frozen: tuple[str, ...],
+    state: TrainState,
+    gradients: FlatParams,
+    tallies: dict[str, Tally],
+    weights: dict[str, Any],
+) -> tuple[TrainState, Metrics]:
+    """The state after an update by these gradients, or unchanged but for its counters where they are not finite.
+
+    tallies: of every term of the loss and every metric; weights: of the terms.
+    """
+    chosen, rest = split_params(state.params, trainable, frozen)
+    terms = {name: Term(tallies[name].total, tallies[name].number, weight) for name, weight in weights.items()}
+    total, norm = weighed_mean(terms), optax.tree.norm(gradients)
+    finite = jnp.isfinite(total) & jnp.isfinite(norm)
+
+    def if_finite(new, old):
+        return jax.tree.map(lambda one, other: jnp.where(finite, one, other), new, old)
+
+    updates, opt_state = optimizer.update(gradients, state.opt_state, chosen)
+    missed = 1 - finite.astype(jnp.int32)
+    new = TrainState(
+        step=state.step + 1,
+        params=join_params(rest, if_finite(optax.apply_updates(chosen, updates), chosen)),
+        opt_state=if_finite(opt_state, state.opt_state),
+        key=state.key,
+        skipped=state.skipped + missed,
+        skipped_in_row=(state.skipped_in_row + missed) * missed,
+    )
+    metrics = {"loss": total, **{name: tally.mean() for name, tally in tallies.items()}}
+    metrics |= {"gradient_norm": norm, **norms_by_module(gradients)}
+    return new, metrics | {"skipped": new.skipped, "skipped_in_row": new.skipped_in_row}
 
 
 def make_check(loss: LossFunction) -> Callable[[Params, list[Any]], dict[str, float]]:

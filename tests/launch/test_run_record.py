@@ -1,0 +1,52 @@
+"""A resumed run is the same run: what changed is told and refused, but for what changes no number."""
+
+import dataclasses
+import importlib
+
+import pytest
+
+from launch.run_record import check_record, check_room, differences
+from vxlpro_jax.config import build
+
+
+@pytest.fixture
+def config():
+    return build(importlib.import_module("configs.tiny.answers_short").get_config())
+
+
+def test_the_same_configuration_passes_again(config, tmp_path):
+    check_record(config, tmp_path / "run", False)
+    check_record(config, tmp_path / "run", False)
+
+
+def test_what_changed_is_told_and_refused_unless_allowed(config, tmp_path):
+    check_record(config, tmp_path, False)
+    optimizer = dataclasses.replace(config.optimizer, peak_rate=0.5)
+    changed = dataclasses.replace(config, optimizer=optimizer, init_from="elsewhere")
+    with pytest.raises(ValueError, match=r"init_from: '.*' -> 'elsewhere'; optimizer.peak_rate: .* -> 0.5.*--allow_ch"):
+        check_record(changed, tmp_path, False)
+    check_record(changed, tmp_path, True)
+    check_record(changed, tmp_path, False)
+
+
+def test_what_changes_no_number_may_change(config, tmp_path):
+    check_record(config, tmp_path, False)
+    check_record(dataclasses.replace(config, loop=dataclasses.replace(config.loop, log_every=1)), tmp_path, False)
+    check_record(dataclasses.replace(config, mesh={"data": 4}), tmp_path, False)
+
+
+def test_blocks_that_come_and_go_are_told():
+    assert differences({"rows": {}}, {"rows": {"g1": {"weight": 1}}}) == ["rows.g1.weight: 'not there' -> 1"]
+    assert differences({"rows": {}, "a": 1}, {"a": 1}) == []
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        check_record(config, tmp_path / "file" / "run", False)
+
+
+def test_a_disk_without_room_is_told_before_the_run(tmp_path):
+    check_room(tmp_path, 1000)
+    with pytest.raises(OSError, match=r"1000000000.0 GB are needed.*GB are free"):
+        check_room(tmp_path, 10**18)
