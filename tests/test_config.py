@@ -103,8 +103,8 @@ def test_combinations_that_cannot_work_are_told(key, value, told):
 def test_a_selector_that_no_gradient_reaches_is_told():
     config = values("answers_short")
     config.stage.ranking_weight = 0.0
-    config.switches = ConfigDict({"selector": {"add_scores": False}})
+    config.switches = ConfigDict({"selector": {"score_use": "none"}})
     with pytest.raises(ValueError, match="no gradient would reach it"):
         check(build(config))
     config.stage.frozen = ("selector",)
-    assert check(build(config)).selector.add_scores is False
+    assert check(build(config)).selector.score_use == "none"

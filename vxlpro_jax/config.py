@@ -143,9 +143,9 @@ def check(config: TrainConfig) -> VideoXLProConfig:
         rate_schedule(config.optimizer, stage.num_steps)
     if lora.rank and "llm" not in stage.trainable:
         raise ValueError(f"config.lora.rank={lora.rank}, but stage.trainable={stage.trainable} has no llm to add to.")
-    if stage.ranking_weight == 0 and not sizes.selector.add_scores and _reaches("selector", stage):
+    if stage.ranking_weight == 0 and sizes.selector.score_use == "none" and _reaches("selector", stage):
         raise ValueError(
-            "stage.trainable has the selector, but no gradient would reach it: switches.selector.add_scores is False "
+            "stage.trainable has the selector, but no gradient would reach it: switches.selector.score_use is 'none' "
             "and stage.ranking_weight is 0. Freeze it, or give one of the two."
         )
     return sizes
