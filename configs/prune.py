@@ -1,6 +1,6 @@
 """Leave redundant videos out of a data set: which annotations, how videos are scored, what each subset keeps.
 
-python -m launch.prune --config=configs/prune.py --config.json_path=train.json --config.media_root=videos --workdir=DIR
+python -m launch.prune --config=configs/prune.py --config.mixture=train.json --config.root=videos --workdir=DIR
 Source: paper 3.3 (Video Dataset Pruning); docs/pruning.md.
 """
 
@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.json_path = ""  # a LLaVA annotation file (JSON list or JSONL), or a pattern such as data/*.json
-    config.media_root = ""  # folder that the videos' paths start from
+    config.mixture = ""  # a LLaVA annotation file (JSON list or JSONL), or a YAML mixture of several (docs/data.md)
+    config.root = ""  # folder that the videos' paths start from; empty: the file's own
+    config.seed = 0  # of the records that a mixture takes by random:N
     # Where the vision tower comes from: a folder in the released layout, an Orbax folder or a hub id; empty: embedded.
     config.model = ""
     config.dtype = ""  # of the tower; empty: float32 on a CPU, bfloat16 elsewhere

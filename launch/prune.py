@@ -1,4 +1,4 @@
-"""Prune a data set: `python -m launch.prune --config=configs/prune.py --config.json_path=F --workdir=DIR`.
+"""Prune a data set: `python -m launch.prune --config=configs/prune.py --config.mixture=F --workdir=DIR`.
 
 More: [--config.KEY=VALUE] [--json=FILE]. DIR gets kept/ (annotations in the input's format), scores.parquet, report.md,
 similarity.png, prune.json and broken.jsonl; a killed run goes on when started again. Exit code: 0, 1 when too many

@@ -143,7 +143,7 @@ def write_annotations(folder: Path, seed: int, worlds: dict[str, int]) -> Path:
 def score(annotations: Path, workdir: Path) -> dict[str, float]:
     """Similarity of every video, by launch.prune's own code."""
     config = prune_config.get_config()
-    config.json_path, config.media_root = str(annotations), str(annotations.parent)
+    config.mixture, config.root = str(annotations), str(annotations.parent)
     prune(read_config(config), workdir / "prune")
     lines = parquet.read_table(workdir / "prune" / "scores.parquet").to_pylist()
     return {Path(line["video"]).name: line["similarity"] for line in lines}

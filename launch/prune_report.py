@@ -82,7 +82,7 @@ def write_videos(folder: Path, light: str, seed: int, num: int) -> Path:
 def rank(light: str, pooling: str, annotations: Path, workdir: Path, model: str, workers: int) -> dict[str, Any]:
     """Prunes the videos and compares every two motions by their similarity."""
     config = get_config()
-    config.json_path, config.model, config.workers = str(annotations), model, workers
+    config.mixture, config.model, config.workers = str(annotations), model, workers
     config.scoring.pooling = pooling
     config.subsets.open_ended.value = 1 / len(MOTIONS)
     out = workdir / f"{light}-{pooling}-{annotations.stem}"

@@ -4,17 +4,17 @@ Source: paper 3.3 (Video Dataset Pruning); docs/pruning.md.
 """
 
 import functools
-import glob
 import json
 import os
 import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -22,6 +22,7 @@ from launch.frame_encoder import FrameEncoder, Pooling, load_encoder
 from launch.prune_output import SubsetResult, draw_histogram, report_text, write_score_table
 from vxlpro_jax.config import build
 from vxlpro_jax.data.decode_pool import read_in_order
+from vxlpro_jax.data.mixture import Dataset, Filters, Mixture, load_mixture
 from vxlpro_jax.data.pruning import (
     TASKS,
     KeptVideos,
@@ -32,7 +33,7 @@ from vxlpro_jax.data.pruning import (
     select_videos,
     task_of,
 )
-from vxlpro_jax.data.records import Record, RecordFault, read_records, write_records
+from vxlpro_jax.data.records import MalformedRecord, Record, RecordFault, write_records
 from vxlpro_jax.data.row_log import RowLog
 from vxlpro_jax.data.video_decode import VideoError
 
@@ -51,8 +52,9 @@ class ScoringConfig:
 class PruneConfig:
     """What configs/prune.py holds, which says what each key means."""
 
-    json_path: str
-    media_root: str
+    mixture: str
+    root: str
+    seed: int
     model: str
     dtype: str
     scoring: ScoringConfig
@@ -68,9 +70,9 @@ class TooManyBroken(ValueError):
 
 @dataclass
 class Inventory:
-    """What the annotation files hold. videos: records of each task, by path; others: records without a video."""
+    """What a mixture holds. videos: records of each task, by path; others: records without a video."""
 
-    files: tuple[Path, ...]
+    mixture: Mixture
     videos: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     others: int = 0
     faults: list[RecordFault] = field(default_factory=list)
@@ -79,10 +81,8 @@ class Inventory:
 def read_config(config: ConfigDict) -> PruneConfig:
     """The settings, checked before anything is loaded. Raises ValueError with the key and what it accepts."""
     settings = build(config, PruneConfig)
-    if not settings.json_path:
-        raise ValueError(
-            "config.json_path is empty: name an annotation file (JSON list or JSONL) or a pattern of them."
-        )
+    if not settings.mixture:
+        raise ValueError("config.mixture is empty: name an annotation file (JSON list or JSONL) or a YAML of several.")
     if set(settings.subsets) != set(TASKS):
         raise ValueError(f"config.subsets has {', '.join(settings.subsets)}: one block for each of {', '.join(TASKS)}.")
     if settings.scoring.num_frames < 2:
@@ -100,9 +100,8 @@ def prune(settings: PruneConfig, workdir: Path, json_file: Path | None = None) -
     Raises TooManyBroken, and ValueError or OSError for input or a folder that cannot be used.
     """
     started = time.perf_counter()
-    files = annotation_files(settings.json_path)
+    inventory = take_stock(load_mixture(settings.mixture, settings.seed, settings.root), settings.tasks)
     workdir.mkdir(parents=True, exist_ok=True)
-    inventory = take_stock(files, settings)
     encoder = load_encoder(settings.model, settings.dtype, settings.scoring.pooling)
     log = RowLog(workdir / SCORES_FILE, log_header(encoder, settings.scoring), "scores")
     rows = score_videos(inventory, encoder, settings, log)
@@ -116,29 +115,19 @@ def prune(settings: PruneConfig, workdir: Path, json_file: Path | None = None) -
     return summary
 
 
-def annotation_files(pattern: str) -> tuple[Path, ...]:
-    """The files that a path or pattern names, sorted. Raises ValueError where there is none."""
-    found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
-    files = tuple(Path(path) for path in found if not os.path.isdir(path))
-    if not files:
-        raise ValueError(f"config.json_path={pattern!r}: there is no such file; a JSON list or JSONL is accepted.")
-    return files
-
-
-def take_stock(files: tuple[Path, ...], settings: PruneConfig) -> Inventory:
+def take_stock(mixture: Mixture, tasks: TaskRules) -> Inventory:
     """Every video with the tasks of its records. Raises ValueError where no record has a video."""
-    inventory = Inventory(files)
-    for path in files:
-        for record in read_records(path, settings.media_root):
-            if isinstance(record, RecordFault):
-                inventory.faults.append(record)
-            elif record.media_kind == "video":
-                inventory.videos[video_of(record)][task_of(record, settings.tasks)] += 1
-            else:
-                inventory.others += 1
+    inventory = Inventory(mixture, faults=[fault for dataset in mixture.datasets for fault in dataset.faults])
+    for _, record in mixture.records():
+        if isinstance(record, RecordFault):
+            inventory.faults.append(record)
+        elif record.media_kind == "video":
+            inventory.videos[video_of(record)][task_of(record, tasks)] += 1
+        else:
+            inventory.others += 1
     if not inventory.videos:
         first = f"; the first fault: {inventory.faults[0]}" if inventory.faults else ""
-        raise ValueError(f"{settings.json_path}: no record with a video{first}")
+        raise ValueError(f"{mixture.source}: no record with a video{first}")
     return inventory
 
 
@@ -198,7 +187,7 @@ def refuse_broken(num_broken: int, num_videos: int, settings: PruneConfig, log_p
         raise TooManyBroken(
             f"{num_broken} of {num_videos} videos cannot be read, more than max_broken_share="
             f'{settings.max_broken_share}: nothing is written; {log_path} has the reasons ("broken"). Mend the files '
-            "or config.media_root, or raise --config.max_broken_share; scores so far are kept."
+            "or config.root, or raise --config.max_broken_share; scores so far are kept."
         )
 
 
@@ -226,13 +215,42 @@ def choose(
     return kept, results
 
 
-def kept_records(path: Path, kept: Mapping[str, KeptVideos], settings: PruneConfig) -> Iterator[Mapping[str, Any]]:
-    """The file's records that stay: those of kept videos, and those without a video."""
-    for record in read_records(path, settings.media_root):
-        if isinstance(record, RecordFault):
+def kept_records(
+    mixture: Mixture, numbers: range, kept: Mapping[str, KeptVideos], tasks: TaskRules
+) -> Iterator[Mapping[str, Any]]:
+    """Those of the numbered records that stay, as they were read: of kept videos, and those without a video."""
+    for number in numbers:
+        try:
+            record = mixture.record(number)
+        except MalformedRecord:  # counted and listed already
             continue
-        if record.media_kind != "video" or video_of(record) in kept[task_of(record, settings.tasks)].videos:
+        if record.media_kind != "video" or video_of(record) in kept[task_of(record, tasks)].videos:
             yield record.extra
+
+
+def write_kept(
+    mixture: Mixture, kept: Mapping[str, KeptVideos], tasks: TaskRules, folder: Path
+) -> list[dict[str, Any]]:
+    """A file for each dataset, in its format, and mixture.yaml, which names them with their weights and filters."""
+    folder.mkdir(exist_ok=True)
+    files, entries, first = [], [], 0
+    for dataset, name in zip(mixture.datasets, distinct_names(mixture), strict=True):
+        numbers = range(first, first + len(dataset.places))
+        count = write_records(folder / name, kept_records(mixture, numbers, kept, tasks), like=dataset.path)
+        files.append({"from": dataset.path, "to": f"{folder.name}/{name}", "num_records_kept": count})
+        if count:
+            entries.append({"name": dataset.name, "json_path": name} | mixture_entry(dataset))
+        first = numbers.stop
+    write_whole(folder / "mixture.yaml", yaml.safe_dump({"datasets": entries}, sort_keys=False))
+    return files
+
+
+def mixture_entry(dataset: Dataset) -> dict[str, Any]:
+    """What a mixture file says of a dataset beside its name. Its strategy has been followed already."""
+    plain = asdict(Filters())
+    filters = {key: value for key, value in asdict(dataset.filters).items() if value != plain[key]}
+    entry = {"media_root": os.path.abspath(dataset.media_root), "weight": dataset.weight}
+    return entry | ({"filters": filters} if filters else {})
 
 
 def write_all(
@@ -244,12 +262,7 @@ def write_all(
     workdir: Path,
 ) -> dict[str, Any]:
     """Writes all files but prune.json, whose content is returned. Nothing in them tells the time or the workers."""
-    folder = workdir / "kept"
-    folder.mkdir(exist_ok=True)
-    files = []
-    for path, name in zip(inventory.files, distinct_names(inventory.files), strict=True):
-        count = write_records(folder / name, kept_records(path, kept, settings), like=path)
-        files.append({"from": str(path), "to": f"kept/{name}", "num_records_kept": count})
+    files = write_kept(inventory.mixture, kept, settings.tasks, workdir / "kept")
     broken = [{"video": video, "reason": row["broken"]} for video, row in rows.items() if "broken" in row]
     faults = [{"source": fault.source, "line": fault.line, "reason": fault.reason} for fault in inventory.faults]
     lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in [*broken, *faults]]
@@ -270,11 +283,11 @@ def write_all(
     return summary
 
 
-def distinct_names(files: tuple[Path, ...]) -> list[str]:
+def distinct_names(mixture: Mixture) -> list[str]:
     """File names for the copies: those of the originals, numbered where two are the same."""
     seen: Counter[str] = Counter()
     names = []
-    for path in files:
+    for path in (Path(dataset.path) for dataset in mixture.datasets):
         seen[path.name] += 1
         names.append(path.name if seen[path.name] == 1 else f"{path.stem}-{seen[path.name]}{path.suffix}")
     return names

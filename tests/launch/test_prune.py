@@ -20,7 +20,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
     ("arguments", "said"),
     [
         (["--config.max_broken=0.1"], 'no key max_broken; did you mean "max_broken_share"'),
-        (["--config.json_path=/no/such/file.json"], "config.json_path='/no/such/file.json': there is no such file"),
+        (["--config.mixture=/no/such/file.json"], "/no/such/file.json: no such mixture"),
     ],
 )
 def test_bad_arguments_end_with_a_message_and_code_2(tmp_path: Path, arguments: list[str], said: str) -> None:

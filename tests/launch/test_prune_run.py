@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
+import yaml
 from ml_collections import ConfigDict
 
 from configs.prune import get_config
 from launch import prune_run
 from launch.prune_run import TooManyBroken, prune, read_config
-from vxlpro_jax.data.records import Record, read_records
+from vxlpro_jax.data.mixture import load_mixture
+from vxlpro_jax.data.records import Record, read_records, write_records
 from vxlpro_jax.data.synthetic_redundancy import MOTIONS, write_redundancy_set
 
 PER_MOTION, LENGTH_S = 2, 8
@@ -60,9 +62,9 @@ def records(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def settings(json_path: Path, media_root: Path, **changes: Any) -> prune_run.PruneConfig:
+def settings(mixture: Path, root: Path | str, **changes: Any) -> prune_run.PruneConfig:
     config = get_config()
-    config.json_path, config.media_root, config.workers = str(json_path), str(media_root), 0
+    config.mixture, config.root, config.workers = str(mixture), str(root), 0
     for path, value in changes.items():
         *blocks, key = path.split("__")
         block = config
@@ -111,7 +113,7 @@ def test_what_is_kept_is_least_redundant_and_every_video_is_scored_once(
     )
     assert "| captioning | share 0.333333 | 6 | 0 | 2 | 6 | 2 |" in (out / "report.md").read_text()
     assert set(contents(out)) == {
-        *("broken.jsonl", "kept/train.json", "prune.json", "report.md"),
+        *("broken.jsonl", "kept/mixture.yaml", "kept/train.json", "prune.json", "report.md"),
         *("scores.jsonl", "scores.parquet", "similarity.png"),
     }
 
@@ -179,7 +181,8 @@ def test_broken_videos_and_records_are_left_out_counted_and_listed(
     with pytest.raises(TooManyBroken, match="1 of 6 videos cannot be read, more than max_broken_share=0.05"):
         prune(settings(source, folder), out)
     assert not (out / "kept").exists()
-    summary = prune(settings(tmp_path / "*" / "train.jsonl", folder, max_broken_share=0.4), out)
+    (tmp_path / "both.yaml").write_text("datasets: [{json_path: '*/train.jsonl', media_root: videos}]")
+    summary = prune(settings(tmp_path / "both.yaml", "", max_broken_share=0.4), out)
     assert summary["num_broken_videos"] == 2 and summary["num_videos"] == 6
     assert summary["num_faulty_records"] == summary["num_records_without_video"] == 4
     told = [json.loads(line) for line in (out / "broken.jsonl").read_text().splitlines()]
@@ -194,10 +197,35 @@ def test_broken_videos_and_records_are_left_out_counted_and_listed(
     assert encoder.num_calls == num_calls + 1
 
 
+def test_a_mixture_comes_out_as_a_mixture(videos: Path, tmp_path: Path, encoder: PixelEncoder) -> None:
+    """Its strategies are followed, weights and filters stay, and the training feed reads it as it stands."""
+    everything = records(videos)
+    write_records(tmp_path / "a.json", [record for record in everything if record["id"].endswith("/0")])
+    write_records(tmp_path / "b.jsonl", [record for record in everything if not record["id"].endswith("/0")])
+    write_records(tmp_path / "c.json", [record for record in everything if record["id"].startswith("still")])
+    mixture = {
+        "datasets": [
+            {"json_path": "a.json", "media_root": str(videos), "sampling_strategy": "first:3", "weight": 2},
+            {"json_path": "b.jsonl", "media_root": str(videos), "filters": {"min_duration_s": 4.0}, "name": "rest"},
+            {"json_path": "c.json", "media_root": str(videos)},
+        ]
+    }
+    (tmp_path / "mixture.yaml").write_text(yaml.safe_dump(mixture))
+    thirds = {f"subsets__{task}__value": 1 / 3 for task in QUESTIONS}
+    prune(settings(tmp_path / "mixture.yaml", "", **thirds), tmp_path / "out")
+    found = load_mixture(tmp_path / "out" / "kept" / "mixture.yaml", seed=0)
+    assert [(d.name, d.weight, d.filters.min_duration_s) for d in found.datasets] == [("a", 2, 0), ("rest", 1, 4)]
+    kept = [record for _, record in found.records()]
+    assert all(isinstance(record, Record) and Path(record.media[0]).is_file() for record in kept)
+    assert {record.id.split("_")[0] for record in kept} == {"busy"}  # type: ignore[union-attr]
+    assert [len(d.places) for d in found.datasets] == [PER_MOTION, 3 * PER_MOTION]
+    assert ids(tmp_path / "out" / "kept" / "c.json") == []
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("json_path", "", "config.json_path is empty"),
+        ("mixture", "", "config.mixture is empty"),
         ("workers", -1, "config.workers=-1"),
         ("max_broken_share", 2.0, "config.max_broken_share=2.0"),
         ("scoring.num_frames", 1, "a pair takes 2 frames"),
@@ -209,7 +237,7 @@ def test_broken_videos_and_records_are_left_out_counted_and_listed(
 )
 def test_senseless_settings_are_named(key: str, value: Any, said: str) -> None:
     config = get_config()
-    config.json_path = "a.json"
+    config.mixture = "a.json"
     *blocks, name = key.split(".")
     block: ConfigDict = config
     for part in blocks:
@@ -221,12 +249,12 @@ def test_senseless_settings_are_named(key: str, value: Any, said: str) -> None:
 
 def test_unknown_and_missing_blocks_and_files_are_named(tmp_path: Path, encoder: PixelEncoder) -> None:
     config = get_config()
-    config.json_path = "a.json"
+    config.mixture = "a.json"
     with config.unlocked():
         del config.subsets["captioning"]
     with pytest.raises(ValueError, match="one block for each of captioning"):
         read_config(config)
-    with pytest.raises(ValueError, match="there is no such file"):
+    with pytest.raises(ValueError, match="no such mixture"):
         prune(settings(tmp_path / "none.json", tmp_path), tmp_path / "out")
     (tmp_path / "text.json").write_text('[{"conversations": 3}]')
     with pytest.raises(ValueError, match="no record with a video; the first fault: .*text.json:1: "):
