@@ -70,3 +70,11 @@ def shared_videos() -> Path:
         if path.is_dir():
             return path
     pytest.skip("no real clips: neither ../shared/videos nor tests/videos exists")
+
+
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Annotation file (LLaVA format) of a small generated set of videos and pictures; nobody changes it."""
+    from tests.data.feed_setup import write_set
+
+    return write_set(tmp_path_factory.mktemp("small_set"))

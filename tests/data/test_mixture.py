@@ -1,14 +1,17 @@
 """Mixtures: what a YAML file chooses from its annotation files, and how it is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from vxlpro_jax.data.mixture import MixtureError, load_mixture, survey
 from vxlpro_jax.data.records import Record, RecordFault
 from vxlpro_jax.data.video_facts import FactStore
 
+SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "data"
 TURNS = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A card."}]
 
 
@@ -129,3 +132,18 @@ def test_cuts_are_counted_only_where_a_filter_asks(tmp_path, small_set):
     assert cuts["0.mp4"] == -1 and cuts["1.mp4"] >= 0
     durations = np.array([fact.duration_s for fact in facts.values()])
     np.testing.assert_allclose(durations, [32, 32], atol=0.51)
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_mixtures_are_read(tmp_path, path, monkeypatch):
+    """With an annotation file where each entry expects one; without any, the first missing one is named."""
+    monkeypatch.setenv("VXL_DATA", str(tmp_path))
+    with pytest.raises(MixtureError, match=f"no file {tmp_path}/annotations"):
+        load_mixture(path, 0)
+    entries = yaml.safe_load(path.read_text())["datasets"]
+    for entry in entries:
+        target = tmp_path / entry["json_path"].replace("*", "a")
+        annotations(target.parent, target.stem, 3).rename(target)
+    mixture = load_mixture(path, 0)
+    assert len(mixture) == 3 * len(entries)
+    assert all(dataset.media_root.startswith(f"{tmp_path}/media/") for dataset in mixture.datasets)

@@ -1,6 +1,7 @@
 """The feed: the same batches from any number of workers and processes, after a kill, and with broken files."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -114,6 +115,16 @@ def test_workers_end_with_the_process_that_is_killed(small_set, tmp_path):
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline, "a worker outlived its run"
         time.sleep(0.2)
+
+
+def test_a_worker_that_is_killed_costs_time_only(small_set, tmp_path, expected, capsys):
+    with feed_of(small_set, tmp_path, workers=1) as feed:
+        assert digest(feed(0)) == expected[0]
+        (worker,) = [child for child in multiprocessing.active_children() if child.is_alive()]
+        worker.kill()
+        worker.join()
+        assert [digest(feed(step)) for step in range(1, NUM_STEPS)] == expected[1:]
+    assert "is made again" in capsys.readouterr().err
 
 
 def broken_set(small_set: Path, folder: Path) -> Path:

@@ -208,7 +208,7 @@ class BatchPlan:
         rng = np.random.default_rng([self.seed, number])
         order = rng.permutation(self._members(number))
         draws = rng.integers(0, _DRAWS, len(order))
-        bucket_of = np.searchsorted(self._limits, np.minimum(self._groups(order, draws), self._limits[-1]))
+        bucket_of = np.searchsorted(self._limits, np.minimum(self.num_groups(order, draws), self._limits[-1]))
         records, own_draws, batches = [], [], []
         for bucket, config in enumerate(self.buckets):
             rows = np.flatnonzero(bucket_of == bucket)
@@ -227,7 +227,7 @@ class BatchPlan:
         share = weight - whole
         return np.repeat(self._usable, whole + ((turn + epoch * share) % 1.0 < share))
 
-    def _groups(self, records: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    def num_groups(self, records: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """Groups that each sample needs, with the rate that its random number means."""
         sizes = self.sizes
         frames = count_frames(

@@ -5,9 +5,11 @@ spread after the batches are formed, so neither workers nor processes change wha
 Differs: the released trainer loads the next sample in place of a broken one and tells nobody.
 """
 
+import atexit
 import json
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -215,17 +217,38 @@ class DataFeed:
         start = time.perf_counter()
         if self._batches is None or step != self._next:
             self._restart(step)
-        delivery = Delivery(*next(self._batches))
+        delivery = self._delivered(step)
         self._next = step + 1
         self.wait_s += time.perf_counter() - start
         self.rounds_dropped += delivery.rounds_dropped
         self._log.add(delivery)
         return delivery.batch
 
+    def _delivered(self, step: int) -> Delivery:
+        """A worker that the system or a decoder's fault has ended costs time, and a second one at the same step the
+        run."""
+        try:
+            return Delivery(*next(self._batches))
+        except RuntimeError as error:
+            if "terminated" not in str(error):
+                raise
+            print(f"a worker of the data feed has ended ({error}); step {step} is made again", file=sys.stderr)
+        self._restart(step)
+        try:
+            return Delivery(*next(self._batches))
+        except RuntimeError as error:
+            places = sorted({":".join(map(str, self.mixture.place(int(n)))) for n in self.plan[step].records})
+            raise BrokenDataError(
+                f"workers of the data feed end at step {step}, twice in a row ({error}): memory, or a file that kills "
+                f"its decoder. The step's records, give or take data.buffered_batches={self._buffered} steps: "
+                f"{', '.join(places)}"
+            ) from error
+
     def close(self) -> None:
         """Ends the workers."""
         if self._batches is not None:
             self._batches.close()
+            atexit.unregister(self.close)
         self._batches = None
 
     def __enter__(self) -> "DataFeed":
@@ -246,3 +269,4 @@ class DataFeed:
         else:
             batches = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._buffered))
         self._batches = iter(batches)
+        atexit.register(self.close)  # Grain's iterators complain loudly when the interpreter takes them apart

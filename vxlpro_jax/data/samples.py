@@ -93,7 +93,7 @@ class SampleMaker:
         longest = max((len(stamp) for medium in stamps for stamp in medium), default=0)
         if longest > self.stamp_len:
             raise ValueError(f"a time stamp of {longest} tokens; this run's stamps have {self.stamp_len}")
-        prompt, dropped = self._prompt(record, draw, stamps, text_len)
+        prompt, dropped = self.ask(record, draw, stamps, text_len)
         num_media = int((prompt.ids == VIDEO_MARK).sum())  # a round left out takes its pictures along
         kept_groups = sum(map(len, stamps[:num_media]))
         out[kept_groups * self.shape.frames_per_group :] = 0
@@ -147,8 +147,9 @@ class SampleMaker:
     def _is_tiled(self) -> bool:
         return self.shape.picture_views == "anyres" and self.prompt != "none"
 
-    def _prompt(self, record: Record, draw: int, stamps: list[list[list[int]]], text_len: int) -> tuple[Prompt, int]:
-        """(the prompt, rounds left out)."""
+    def ask(self, record: Record, draw: int, stamps: list[list[list[int]]], text_len: int) -> tuple[Prompt, int]:
+        """(the prompt, rounds left out) of a record whose media have these stamps. Raises ValueError where even one
+        round finds no room."""
         assert self.tokenize is not None
         room = min(text_len, self.shape.max_context_len - self._video_rows(stamps))
         if self.prompt == "conversation":

@@ -1,0 +1,113 @@
+"""The data block of a configuration for the commands that look at data: parsed, checked, with the model's shape.
+
+Source: ours (docs/data.md).
+"""
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from vxlpro_jax.config import build
+from vxlpro_jax.data.pipeline import DataConfig
+from vxlpro_jax.data.samples import ModelShape
+from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer, load_tokenizer
+from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig
+
+FEED_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "data" / "feed.py"
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """preset: of models/presets.py. tokenizer: folder of one, empty: the embedded model's."""
+
+    preset: str
+    seed: int
+    tokenizer: str
+    data: DataConfig
+
+
+def parse(argv: list[str], command: str, options: dict[str, str]) -> tuple[DataSettings, dict[str, str | None]]:
+    """(the settings of --config, the other options by name). options: name -> what it is for.
+
+    --config may be a mixture itself (.yaml, .json, .jsonl): then the rest is as in configs/data/feed.py. Ends the
+    program with code 2 where something is wrong.
+    """
+    words = [command, *_with_mixture(argv)]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", None, "a configuration", flag_values=values, sys_argv=words)
+    for name, purpose in options.items():
+        flags.DEFINE_string(name, None, purpose, flag_values=values)
+    if {"-h", "--help"} & set(argv):
+        print(f"usage: python -m {command} --config=FILE [--config.KEY=VALUE]")
+        print("".join(f"  --{name}=...  {purpose}\n" for name, purpose in options.items()), end="")
+        sys.exit(0)
+    try:
+        rest = values(words)[1:]
+        if rest:
+            fail(command, f"{rest} are no arguments: options are given as --NAME=VALUE, keys as --config.KEY=VALUE")
+        if holder.value is None:
+            fail(command, "--config=FILE is needed: a configuration (configs/data/feed.py) or a mixture (.yaml)")
+        return read_settings(holder.value), {name: getattr(values, name) for name in options}
+    except AttributeError as error:  # an unknown --config.KEY; the text names the nearest key
+        given = ", ".join(word for word in argv if word.startswith("--config."))
+        said = str(error).replace("\\'", "").replace("\\nD", "; d").strip("'\"")
+        fail(command, f"{given}: the configuration has no key {said}")
+    except (flags.Error, ValueError, TypeError, OSError) as error:
+        fail(command, str(error))
+
+
+def read_settings(config: ConfigDict) -> DataSettings:
+    """The settings of a configuration that has a `data` block, whatever else it holds. Raises ValueError."""
+    if "data" not in config:
+        raise ValueError("the configuration has no block `data` (configs/data/feed.py has one)")
+    block = {name: config[name] for name in ("preset", "seed", "data") if name in config}
+    settings = build(ConfigDict({**block, "tokenizer": config.get("tokenizer", "")}), DataSettings)
+    if settings.preset not in PRESETS:
+        raise ValueError(f"config.preset={settings.preset!r}: one of {', '.join(PRESETS)} is accepted")
+    return settings
+
+
+def shape_of(config: VideoXLProConfig) -> ModelShape:
+    """What the data feed has to know of the model."""
+    return ModelShape(
+        image_size=config.vision.image_size,
+        frames_per_group=config.dts.frames_per_group,
+        tokens_per_group=config.tokens_per_group,
+        stamps=config.stamps,
+        max_context_len=config.max_context_len,
+        short_group=config.short_group,
+        label_mask=config.label_mask,
+        picture_views=config.picture_views,
+        selector_query=config.selector.selector_query,
+        selection=config.selector.selection,
+        keep_multiple=config.selector.keep_multiple,
+    )
+
+
+def tokenizer_of(settings: DataSettings) -> TextTokenizer:
+    """Raises FileNotFoundError or ValueError where the folder holds none."""
+    return load_tokenizer(settings.tokenizer) if settings.tokenizer else TextTokenizer(build_tiny_tokenizer())
+
+
+def fail(command: str, said: str) -> NoReturn:
+    print(f"{command}: {said}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _with_mixture(argv: list[str]) -> list[str]:
+    """The arguments, with --config=MIXTURE written out; the mixture's key is set last, so that it counts."""
+    words: list[str] = []
+    mixture: list[str] = []
+    for word in argv:
+        if words and words[-1] == "--config":
+            words.pop()
+            word = f"--config={word}"
+        match = re.fullmatch(r"--config=(.+\.(?:ya?ml|jsonl?))", word)
+        words.append(f"--config={FEED_CONFIG}" if match else word)
+        mixture += [f"--config.data.mixture={match[1]}"] if match else []
+    return words + mixture
