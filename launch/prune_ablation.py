@@ -160,7 +160,7 @@ def run_arm(arm: str, seed: int, settings: AblationConfig, bench: Bench) -> dict
         step = bench.step(len(batches))
         state = new_state(params, settings.stage.trainable, optimizer, seed=seed)
         for places in tqdm(batches, unit="step", desc=f"{arm}, seed {seed}", mininterval=5.0):
-            state, _ = step(state, bench.feed.batch(places))
+            state, _ = step(state, [bench.feed.batch(places)])
         params = state.params
     marks = {
         world: mark_batches(lambda batch: bench.mark(params, batch), list(held))
