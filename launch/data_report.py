@@ -136,7 +136,8 @@ def _lengths(settings: DataSettings, mixture: Mixture, plan: BatchPlan, num_samp
             columns["text"].append(int((prompt.ids != VIDEO_MARK).sum()))
             columns["target"].append(int((prompt.labels != IGNORE_LABEL).sum()))
             visual = groups * shape.tokens_per_group * (data.keep.low + data.keep.high) / 2
-            columns["rows"].append(columns["text"][-1] + sum(len(s) for part in stamps for s in part) + int(visual))
+            rows = columns["text"][-1] + sum(len(s) for part in stamps for s in part) + int(visual)
+            columns["rows"].append(min(rows, shape.max_context_len))
     filled = {
         name: {
             "samples": len(groups),

@@ -134,7 +134,9 @@ def test_cuts_are_counted_only_where_a_filter_asks(tmp_path, small_set):
     np.testing.assert_allclose(durations, [32, 32], atol=0.51)
 
 
-@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(path for path in SHIPPED.glob("*.yaml") if path.stem != "generated"), ids=lambda path: path.stem
+)
 def test_shipped_mixtures_are_read(tmp_path, path, monkeypatch):
     """With an annotation file where each entry expects one; without any, the first missing one is named."""
     monkeypatch.setenv("VXL_DATA", str(tmp_path))
@@ -147,3 +149,13 @@ def test_shipped_mixtures_are_read(tmp_path, path, monkeypatch):
     mixture = load_mixture(path, 0)
     assert len(mixture) == 3 * len(entries)
     assert all(dataset.media_root.startswith(f"{tmp_path}/media/") for dataset in mixture.datasets)
+
+
+def test_the_generated_mixture_is_read_where_its_comment_writes(tmp_path):
+    text = (SHIPPED / "generated.yaml").read_text()
+    for name in ("short", "medium", "long"):
+        assert f'"{name} ' in text or f" {name} " in text, "the comment makes this set"
+        annotations(tmp_path / "runs" / "generated" / name, "train", 4)
+    mixture = load_mixture(write(tmp_path / "configs" / "data" / "generated.yaml", text), 0)
+    assert [len(dataset.places) for dataset in mixture.datasets] == [4, 4, 2]
+    assert mixture.record(0).media == (f"{tmp_path}/runs/generated/short/v.mp4",)

@@ -154,7 +154,8 @@ def _read_yaml(path: Path, root: str) -> tuple[list[Any], str]:
         raise MixtureError(f"{path}: a list `datasets:` of entries with `json_path:` is accepted (configs/data/)")
     _known(content, ("root", "datasets"), f"{path}")
     named = str(content.get("root") or "")
-    return content["datasets"], root or os.path.join(path.parent, os.path.expanduser(os.path.expandvars(named)))
+    base = os.path.join(path.parent, os.path.expanduser(os.path.expandvars(named)))
+    return content["datasets"], root or os.path.normpath(base)
 
 
 def _datasets(path: Path, number: int, entry: Any, base: str, seed: int) -> Iterator[Dataset]:

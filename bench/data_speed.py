@@ -1,0 +1,166 @@
+"""Samples and frames per second of the training feed against workers, beside decord alone on the same frames.
+
+    python -m bench.data_speed [--videos 16] [--seconds 20] [--rounds 5] [--workers 0,1,2]
+
+Every round runs all ways one after the other on the same samples, so that a busy machine slows all of them; ratios are
+taken within a round. decord reads the very frames that the feed chose, in this process, with and without the resize to
+the model's 384x384. Writes bench/results/data_speed.json.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from configs.data import feed as feed_config
+from launch.data_settings import read_settings, shape_of, tokenizer_of
+from vxlpro_jax.data.batch_plan import BucketConfig
+from vxlpro_jax.data.frame_sampling import choose_training_frames
+from vxlpro_jax.data.image_transforms import stretch
+from vxlpro_jax.data.pipeline import DataConfig, DataFeed, open_feed
+from vxlpro_jax.data.records import write_records
+from vxlpro_jax.data.samples import ModelShape
+from vxlpro_jax.data.synthetic import sample_video
+from vxlpro_jax.data.synthetic_files import write_video
+from vxlpro_jax.data.synthetic_records import video_records
+from vxlpro_jax.data.video_decode import open_video
+from vxlpro_jax.models.presets import PRESETS
+
+RESULTS = Path(__file__).parent / "results" / "data_speed.json"
+SIZE, FPS, LENGTH_S, BATCH = (360, 640), 25.0, 32, 2
+
+
+def main() -> None:
+    """Writes the files, measures, prints and writes the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--videos", type=int, default=16)
+    parser.add_argument("--seconds", type=int, default=LENGTH_S, help="per video, at 25 frames/s of 640x360")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", default="0,1,2", help="numbers of workers, with commas")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        annotations = write_files(Path(folder), args.videos, args.seconds)
+        settings = read_settings(feed_config.get_config())
+        shape, tokenize = shape_of(PRESETS[settings.preset]), tokenizer_of(settings).encode
+        groups = -(-args.seconds // shape.frames_per_group)
+        config = replace(
+            settings.data,
+            mixture=str(annotations),
+            buckets={"all": BucketConfig(groups, 128, BATCH)},
+            buffered_batches=1,
+        )
+
+        def opened(workers: int) -> DataFeed:
+            return open_feed(replace(config, workers=workers), shape, tokenize, 0, Path(folder) / f"run{workers}")
+
+        ways: dict[str, list[dict[str, float]]] = {}
+        for number in range(args.rounds):
+            for name, measured in one_round(opened, config, shape, [int(n) for n in args.workers.split(",")]).items():
+                ways.setdefault(name, []).append(measured)
+            shown = {name: round(runs[-1]["frames_per_s"], 1) for name, runs in ways.items()}
+            print(f"round {number}: frames/s {shown}", flush=True)
+    write_result(ways, args)
+
+
+def write_files(folder: Path, num_videos: int, length_s: int) -> Path:
+    """H.264 files and one record for each."""
+    records = []
+    for index in range(num_videos):
+        video = sample_video(5, index, length_s)
+        write_video(video, folder / f"{index}.mp4", SIZE, FPS)
+        records.append(video_records(video, f"{index}.mp4")[0])
+    write_records(folder / "train.jsonl", records)
+    return folder / "train.jsonl"
+
+
+def one_round(opened: Any, config: DataConfig, shape: ModelShape, workers: list[int]) -> dict[str, dict[str, float]]:
+    """Seconds and speeds of every way over the same epoch."""
+    found = {}
+    samples = []
+    with opened(0) as feed:
+        for step in range(feed.num_steps(1)):
+            draw = feed.plan[step]
+            samples += [
+                (feed.mixture.record(int(record)).media[0], int(number))
+                for record, number in zip(draw.records, draw.draws, strict=True)
+            ]
+    if find_spec("decord"):
+        frames = chosen_frames(samples, config)
+        found["decord alone"] = measured_decord(frames, None)
+        found["decord alone, resized"] = measured_decord(frames, shape.image_size)
+    for count in workers:
+        with opened(count) as feed:
+            begun = time.perf_counter()
+            feed(0)  # workers start, and the first batch is made
+            start_s = time.perf_counter() - begun
+            num_steps = feed.num_steps(1)
+            num_frames = 0
+            begun = time.perf_counter()
+            for step in range(1, num_steps + 1):
+                num_frames += int((feed(step).rows.video_of_group >= 0).sum()) * shape.frames_per_group
+            seconds = time.perf_counter() - begun
+            found[f"feed, {count} workers"] = speeds(seconds, num_steps * BATCH, num_frames) | {"start_s": start_s}
+    return found
+
+
+def chosen_frames(samples: list[tuple[str, int]], config: DataConfig) -> list[tuple[str, list[int]]]:
+    """(path, frame numbers) of each sample, as the feed chooses them."""
+    chosen = []
+    for path, draw in samples:
+        with open_video(path) as video:
+            choice = choose_training_frames(config.sampling, video.times_s, video.duration_s, draw)
+        chosen.append((path, choice.indices.tolist()))
+    return chosen
+
+
+def measured_decord(samples: list[tuple[str, list[int]]], image_size: int | None) -> dict[str, float]:
+    """decord in this process, with its own threads; resized to image_size if given."""
+    import decord
+
+    begun = time.perf_counter()
+    for path, indices in samples:
+        frames = decord.VideoReader(path).get_batch(indices).asnumpy()
+        if image_size is not None:
+            stretch(frames, image_size)
+    return speeds(time.perf_counter() - begun, len(samples), sum(len(indices) for _, indices in samples))
+
+
+def speeds(seconds: float, num_samples: int, num_frames: int) -> dict[str, float]:
+    return {"seconds": seconds, "samples_per_s": num_samples / seconds, "frames_per_s": num_frames / seconds}
+
+
+def write_result(ways: dict[str, list[dict[str, float]]], args: argparse.Namespace) -> None:
+    """Medians over the rounds, and ratios to resized decord within each round."""
+    base = [run["frames_per_s"] for run in ways.get("decord alone, resized", [])]
+    table = {}
+    for name, runs in ways.items():
+        row: dict[str, Any] = {
+            key: round(statistics.median(run[key] for run in runs), 3) for key in runs[0] if key != "seconds"
+        }
+        row["frames_per_s_rounds"] = [round(run["frames_per_s"], 2) for run in runs]
+        if base:
+            ratios = [run["frames_per_s"] / other for run, other in zip(runs, base, strict=True)]
+            row["over_decord_resized"] = round(statistics.median(ratios), 3)
+            row["over_decord_resized_rounds"] = [round(ratio, 3) for ratio in ratios]
+        table[name] = row
+    result = {
+        "files": f"{args.videos} videos, H.264, {args.seconds} s of {SIZE[1]}x{SIZE[0]} at {FPS:g} frames/s",
+        "sampling": "1 frame/s; pictures of 384x384, batches of 2",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "load_average_at_end": [round(value, 1) for value in os.getloadavg()],
+        "ways": table,
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
