@@ -65,6 +65,8 @@ def test_every_usable_record_comes_in_every_epoch():
         counts = Counter(int(record) for batch in batches for record in batch.records)
         assert set(counts) == usable
         assert sum(counts.values()) - len(usable) < sum(bucket.batch_size for bucket in BUCKETS.values())
+    size = [len(plan[step].records) for step in range(plan.num_steps(3))]
+    assert [plan.num_samples(step) for step in range(len(size))] == np.cumsum(size).tolist()
     first, second = (
         [plan[step].records.tolist() for step in range(plan.num_steps(e), plan.num_steps(e) + 4)] for e in (0, 1)
     )

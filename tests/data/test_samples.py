@@ -1,7 +1,9 @@
 """Samples: true pixels and times, what is relevant, pictures as tiles, text that fits."""
 
+import tracemalloc
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -184,3 +186,23 @@ def test_stamps_beyond_ten_thousand_seconds_are_reckoned_with(small_set):
         maker().make(late, 5, 64, room(4))
     wide = SampleMaker(SHAPE, EVERY_SECOND, "question", 1.0, tokenize, STAMP_LEN + 1)
     assert {len(stamp) for stamp in wide.make(late, 5, 64, room(8)).stamps[0]} == {STAMP_LEN, STAMP_LEN + 1}
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_video(tmp_path):
+    """240 frames of 1280x720 are 663 MB; beside the 106 MB that they become, a few chunks of 64 MB are held."""
+    with av.open(str(tmp_path / "large.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
+        for number in range(240):
+            frame = av.VideoFrame.from_ndarray(np.full((720, 1280, 3), number, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    out = room(60, tile=384)
+    tracemalloc.start()
+    big = maker("none", SamplingConfig("variable", 1.0, (1.0,), 1.0, 240, 0), image_size=384)
+    sample = big.make(record_of({"video": "large.mp4"}, tmp_path), 1, 1, out)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sample.num_groups == 60 and np.ptp(out[:, 0, 0, 0].astype(int)) > 200
+    assert 64e6 < peak < 3 * 64e6, f"{peak / 1e6:.0f} MB"

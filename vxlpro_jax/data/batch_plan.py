@@ -167,6 +167,7 @@ class BatchPlan:
             raise ValueError("no record of the mixture is usable (python -m launch.validate says why)")
         self._cached: dict[int, _Epoch] = {}
         self._ends: list[int] = []
+        self._totals: list[int] = []  # samples up to the end of each epoch
 
     def __getitem__(self, step: int) -> BatchDraw:
         epoch, at = self._locate(step)
@@ -179,6 +180,13 @@ class BatchPlan:
         while len(self._ends) < epochs:
             self._measure_next()
         return self._ends[epochs - 1] if epochs else 0
+
+    def num_samples(self, step: int) -> int:
+        """Samples of all batches up to this step, itself included."""
+        epoch, at = self._locate(step)
+        number = int(np.searchsorted(self._ends, step, side="right"))
+        before = self._totals[number - 1] if number else 0
+        return before + sum(self.buckets[bucket].batch_size for bucket, _ in epoch.batches[: at + 1])
 
     def substitute(self, step: int, row: int, attempt: int) -> tuple[int, int]:
         """(record, random number) to take in place of a broken sample: another one of the same bucket."""
@@ -194,8 +202,11 @@ class BatchPlan:
         return self._epoch(epoch), step - (self._ends[epoch - 1] if epoch else 0)
 
     def _measure_next(self) -> None:
-        epoch = len(self._ends)
-        self._ends.append((self._ends[-1] if epoch else 0) + len(self._epoch(epoch).batches))
+        number = len(self._ends)
+        batches = self._epoch(number).batches
+        self._ends.append((self._ends[-1] if number else 0) + len(batches))
+        samples = sum(self.buckets[bucket].batch_size for bucket, _ in batches)
+        self._totals.append((self._totals[-1] if number else 0) + samples)
 
     def _epoch(self, number: int) -> _Epoch:
         if number not in self._cached:

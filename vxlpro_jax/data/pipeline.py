@@ -138,17 +138,14 @@ class BrokenLog:
         self._write(lines)
         self.num_broken = sum(line["step"] >= 0 for line in lines)
 
-    def add(self, delivery: Delivery) -> None:
-        """Raises BrokenDataError when it is too much."""
-        if not delivery.broken:
-            return
+    def add(self, delivery: Delivery, num_samples: int) -> None:
+        """num_samples: that were to be made up to this step. Raises BrokenDataError when too many were broken."""
         with open(self.path, "a", encoding="utf-8") as file:
             for item in delivery.broken:
                 file.write(json.dumps({"step": delivery.step, **item._asdict()}) + "\n")
                 self._reasons = [*self._reasons, f"{item.source}:{item.line}: {item.reason}"][-3:]
         self.num_broken += len(delivery.broken)
-        seen = (delivery.step + 1) * len(delivery.batch.valid)
-        self._judge(self.num_broken, max(seen, _FIRST_SAMPLES), f"samples up to step {delivery.step}")
+        self._judge(self.num_broken, max(num_samples, _FIRST_SAMPLES), f"samples up to step {delivery.step}")
 
     def _judge(self, broken: int, seen: int, what: str) -> None:
         if broken > self.max_share * seen:
@@ -221,7 +218,9 @@ class DataFeed:
         self._next = step + 1
         self.wait_s += time.perf_counter() - start
         self.rounds_dropped += delivery.rounds_dropped
-        self._log.add(delivery)
+        if delivery.broken:
+            share = len(delivery.batch.valid) / len(self.plan[step].records)
+            self._log.add(delivery, round(self.plan.num_samples(step) * share))
         return delivery.batch
 
     def _delivered(self, step: int) -> Delivery:
