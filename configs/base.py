@@ -16,6 +16,10 @@ def get_config() -> ConfigDict:
     config.mesh = ConfigDict()
     # Layers of the LLM that LoRA's authors and most users adapt; rank 0: no LoRA.
     config.lora = ConfigDict({"rank": 0, "alpha": 16.0, "targets": ("q_proj", "k_proj", "v_proj", "o_proj")})
+    config.tokenizer = ""
+    config.data = ConfigDict()
+    config.heldout = ConfigDict({"num_batches": 4, "num_answers": 4, "max_frames": 64, "max_new_tokens": 32})
+    config.export = False
     config.stage = ConfigDict(
         {
             "loss": "frames",
@@ -26,7 +30,7 @@ def get_config() -> ConfigDict:
             "ranking_sharpness": 8.0,
             "stamp_weight": 0.0,
             "frozen": (),
-            "epochs": 1.0,
+            "epochs": 1,
             "micro_batches": 1,
             "z_weight": 0.0,
             "dtype": "float32",
@@ -34,6 +38,7 @@ def get_config() -> ConfigDict:
             "remat": False,
             "encode_groups": 0,
             "loss_chunk": 0,
+            "selection": "",
         }
     )
     config.optimizer = ConfigDict(

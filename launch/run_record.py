@@ -5,6 +5,7 @@ Source: ours.
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from vxlpro_jax.config import TrainConfig
 CONFIG_FILE = "config.json"
 
 # What may change between two starts of a run: it changes what is written and how fast, not what is computed.
-MAY_CHANGE = ("loop.", "mesh.", "vision.workers", "data.workers", "data.buffered_batches", "data.max_broken_share")
+MAY_CHANGE = re.compile(
+    r"(loop|mesh|heldout)\.|vision\.workers|data\.\w+\.(workers|buffered_batches|max_broken_share):"
+)
 
 
 def check_record(config: TrainConfig, workdir: Path, allow_changes: bool) -> None:
@@ -29,7 +32,7 @@ def check_record(config: TrainConfig, workdir: Path, allow_changes: bool) -> Non
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [line for line in differences(before, now) if not line.startswith(MAY_CHANGE)]
+        changed = [line for line in differences(before, now) if not MAY_CHANGE.match(line)]
         if changed and not allow_changes:
             raise ValueError(
                 f"{workdir} was started with another configuration: {'; '.join(changed)}. Use another --workdir, the "

@@ -5,6 +5,7 @@ Source: ours. SPEC 12, quirk 19: the reference silently draws some parts anew; h
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vxlpro_jax.checkpoint import CheckpointError, check_names, has_params, read_some, stored_params
+from vxlpro_jax.checkpoint import CheckpointError, check_names, has_params, read_some, save_params, stored_params
 from vxlpro_jax.config import FRESH, MODULES, TrainConfig
 from vxlpro_jax.convert import load_config, load_params, resolve_source
 from vxlpro_jax.models.presets import VideoXLProConfig
@@ -147,3 +148,12 @@ def _read_module(folder: Path, name: str) -> Params:
 def _fresh(sizes: VideoXLProConfig, name: str, seed: int) -> Params:
     key = jax.random.key(seed % 2**31)
     return jax.jit(lambda: nn.unbox(init_params(sizes, key))[name])()
+
+
+def save_model(params: Params, workdir: Path) -> None:
+    """Write the model's parameters, without the auxiliary heads, to workdir/model."""
+    part = workdir / f"{MODEL_FOLDER}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    save_params(part, {name: value for name, value in params.items() if name != "heads"})
+    shutil.rmtree(workdir / MODEL_FOLDER, ignore_errors=True)
+    part.rename(workdir / MODEL_FOLDER)

@@ -15,10 +15,6 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from launch import train_stage
-from vxlpro_jax.config import build
-from vxlpro_jax.train.loop import NotFiniteError, StoppedError
-
 CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file of the stage")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 ALLOW = flags.DEFINE_bool("allow_changed_config", False, "go on with a run although its configuration was changed")
@@ -26,6 +22,12 @@ EXIT_WRONG, EXIT_NOT_FINITE, EXIT_STOPPED = 2, 3, 75
 
 
 def main(argv: list[str]) -> None:
+    # Here and not above: the processes that decode videos read this file too, and need none of it.
+    from launch import train_stage
+    from vxlpro_jax.config import build
+    from vxlpro_jax.data.pipeline import BrokenDataError
+    from vxlpro_jax.train.loop import NotFiniteError, StoppedError
+
     if len(argv) > 1:
         sys.exit(f"launch.train: {argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
@@ -35,7 +37,7 @@ def main(argv: list[str]) -> None:
         fail(stopped, EXIT_STOPPED)
     except NotFiniteError as error:
         fail(error, EXIT_NOT_FINITE)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, BrokenDataError) as error:
         fail(error, EXIT_WRONG)
 
 

@@ -4,7 +4,6 @@ Source: ours (docs/tiny.md).
 """
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +11,11 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from launch import clip_stage
+from launch.clip_stage import checkpoint_bytes
 from launch.run_record import check_record, check_room
-from launch.starting_point import MODEL_FOLDER, Origin, check_sources, sources_of, starting_params, tell
-from vxlpro_jax.checkpoint import restore_params, save_params
+from launch.starting_point import MODEL_FOLDER, Origin, check_sources, save_model, sources_of, starting_params, tell
+from vxlpro_jax.checkpoint import restore_params
 from vxlpro_jax.config import FRESH, TrainConfig, check
 from vxlpro_jax.data.synthetic_bank import GroupBank, build_bank, join_banks, load_bank, save_bank, take
 from vxlpro_jax.data.synthetic_guess import GuessRows, blank_video, shuffled_video
@@ -24,11 +25,11 @@ from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer
 from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, abstract_params
 from vxlpro_jax.train.answer_feed import AnswerFeed, mark_batches
-from vxlpro_jax.train.loop import LoopConfig, Watch, run_loop
+from vxlpro_jax.train.loop import Watch, run_loop
 from vxlpro_jax.train.optimizers import make_optimizer, rates_by_part
 from vxlpro_jax.train.run_log import last_logged_step
 from vxlpro_jax.train.stages import answer_check, stage_loss
-from vxlpro_jax.train.state import Params, TrainState, new_state
+from vxlpro_jax.train.state import Params, new_state
 from vxlpro_jax.train.step import make_check, make_train_step
 from vxlpro_jax.train.vision_feed import (
     encode_bank,
@@ -60,6 +61,9 @@ def run(config: TrainConfig, workdir: Path, allow_changes: bool = False) -> None
     if config.stage.loss == "clips":
         clip_stage.run(config, sizes, workdir)
         return
+    if config.stage.loss == "clips":
+        clip_stage.run(config, sizes, workdir)
+        return
     model = VideoXLProModel(sizes)
     params, origins = first_params(config, sizes, workdir)
     tqdm.write(tell(origins, workdir))
@@ -82,11 +86,6 @@ def run(config: TrainConfig, workdir: Path, allow_changes: bool = False) -> None
     save_model(params, workdir)
 
 
-def checkpoint_bytes(state: TrainState, loop: LoopConfig) -> int:
-    """What a run's checkpoints take at most, with the one that is being written."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * (loop.keep_last + loop.keep_best + 1)
-
-
 def first_params(config: TrainConfig, sizes: VideoXLProConfig, workdir: Path) -> tuple[Params, list[Origin]]:
     """Every module from its source; a fresh tower sees its patches whitened, and auxiliary heads come along."""
     params, origins = starting_params(config, sizes)
@@ -98,15 +97,6 @@ def first_params(config: TrainConfig, sizes: VideoXLProConfig, workdir: Path) ->
         key = jax.random.fold_in(jax.random.key(config.seed % 2**31), 1)
         params = {**params, "heads": new_heads(key, sizes.vision.dim)}
     return params, origins
-
-
-def save_model(params: Params, workdir: Path) -> None:
-    """Write the model's parameters, without the auxiliary heads, to workdir/model."""
-    part = workdir / f"{MODEL_FOLDER}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    save_params(part, {name: value for name, value in params.items() if name != "heads"})
-    shutil.rmtree(workdir / MODEL_FOLDER, ignore_errors=True)
-    part.rename(workdir / MODEL_FOLDER)
 
 
 def stage_params(workdir: Path, sizes: VideoXLProConfig) -> Params:

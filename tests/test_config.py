@@ -86,6 +86,9 @@ def test_an_unknown_choice_is_named():
         ("lora.rank", 4, "config.lora.rank=4.*no llm"),
         ("switches", {"dts": {"packing": "paper"}}, "dts.packing"),
         ("mesh", {"data": 0}, "config.mesh.data=0: at least 1"),
+        ("mesh", {"date": 4}, "the axes data and tensor"),
+        ("mesh", {"data": 4, "tensor": 1}, "runs on one device"),
+        ("stage.loss", "clips", "config.data.train is not there"),
     ],
 )
 def test_combinations_that_cannot_work_are_told(key, value, told):

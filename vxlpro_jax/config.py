@@ -7,11 +7,13 @@ import dataclasses
 import difflib
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from vxlpro_jax.data.pipeline import DataConfig
 from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig, with_switches
 from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.train.answer_feed import RowMix
@@ -45,6 +47,17 @@ class VisionDataConfig:
 
 
 @dataclass(frozen=True)
+class HeldoutConfig:
+    """What a stage on clips is judged by: num_batches of data.heldout for the losses, num_answers questions about its
+    videos that are really asked, each of at most max_frames frames and max_new_tokens tokens of answer."""
+
+    num_batches: int
+    num_answers: int
+    max_frames: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A stage of training. preset: of models/presets.py. seed: of everything random in it. vision: the bank that all
     stages share.
@@ -54,6 +67,8 @@ class TrainConfig:
     kind that `vxlpro convert` reads; empty for fresh ones. parts: the same for single modules, which then do not start
     from init_from; "fresh" for newly drawn ones.
     mesh: devices by axis, {} for one device. lora: low-rank additions to the LLM instead of its own weights.
+    tokenizer: folder of the LLM's tokenizer; empty for the embedded model's. data: of a stage on clips: what it is
+    trained on ("train") and judged by ("heldout"). export: True: the trained model is written in the released layout.
     rows: the mix of an "answers" stage, by name.
     """
 
@@ -64,6 +79,10 @@ class TrainConfig:
     parts: dict[str, str]
     mesh: dict[str, int]
     lora: LoraConfig
+    tokenizer: str
+    data: dict[str, DataConfig]
+    heldout: HeldoutConfig
+    export: bool
     stage: StageConfig
     optimizer: OptimizerConfig
     loop: LoopConfig
@@ -119,22 +138,12 @@ def check(config: TrainConfig) -> VideoXLProConfig:
     for name in config.parts:
         if name not in MODULES:
             raise ValueError(f"config.parts.{name}: {', '.join(MODULES)} are accepted.")
-    for name, value, low in (
-        ("stage.micro_batches", stage.micro_batches, 1),
-        ("stage.num_steps", stage.num_steps, 0),
-        ("stage.z_weight", stage.z_weight, 0),
-        ("stage.loss_chunk", stage.loss_chunk, 0),
-        ("stage.encode_groups", stage.encode_groups, 0),
-        ("lora.rank", lora.rank, 0),
-        ("loop.log_every", config.loop.log_every, 1),
-        ("loop.eval_every", config.loop.eval_every, 1),
-        ("loop.save_every", config.loop.save_every, 1),
-        ("loop.keep_last", config.loop.keep_last, 1),
-        ("loop.max_skipped_in_row", config.loop.max_skipped_in_row, 1),
-        *((f"mesh.{axis}", size, 1) for axis, size in config.mesh.items()),
-    ):
-        if value < low:
-            raise ValueError(f"config.{name}={value}: at least {low} is accepted.")
+    _check_lowest(config)
+    if config.mesh and set(config.mesh) != {"data", "tensor"}:
+        raise ValueError(f"config.mesh={config.mesh}: the axes data and tensor are accepted, as in data=4, tensor=2.")
+    if config.mesh and stage.loss != "clips":
+        raise ValueError(f"config.mesh={config.mesh}: stage.loss={stage.loss!r} runs on one device; leave it empty.")
+    _check_data(config)
     if stage.num_steps == 0 and stage.loss != "clips":
         raise ValueError(f"config.stage.num_steps=0: stage.loss={stage.loss!r} draws without end; give a number.")
     if config.optimizer.peak_rate <= 0:
@@ -149,6 +158,51 @@ def check(config: TrainConfig) -> VideoXLProConfig:
             "and stage.ranking_weight is 0. Freeze it, or give one of the two."
         )
     return sizes
+
+
+def _check_lowest(config: TrainConfig) -> None:
+    stage = config.stage
+    for name, value, low in (
+        ("stage.micro_batches", stage.micro_batches, 1),
+        ("stage.num_steps", stage.num_steps, 0),
+        ("stage.z_weight", stage.z_weight, 0),
+        ("stage.loss_chunk", stage.loss_chunk, 0),
+        ("stage.encode_groups", stage.encode_groups, 0),
+        ("lora.rank", config.lora.rank, 0),
+        ("loop.log_every", config.loop.log_every, 1),
+        ("loop.eval_every", config.loop.eval_every, 1),
+        ("loop.save_every", config.loop.save_every, 1),
+        ("loop.keep_last", config.loop.keep_last, 1),
+        ("loop.max_skipped_in_row", config.loop.max_skipped_in_row, 1),
+        *((f"mesh.{axis}", size, 1) for axis, size in config.mesh.items()),
+    ):
+        if value < low:
+            raise ValueError(f"config.{name}={value}: at least {low} is accepted.")
+
+
+def _check_data(config: TrainConfig) -> None:
+    unknown = sorted(config.data.keys() - {"train", "heldout"})
+    if unknown:
+        raise ValueError(f"config.data.{unknown[0]}: train and heldout are accepted.")
+    if config.stage.loss != "clips":
+        return
+    if "train" not in config.data:
+        raise ValueError("config.data.train is not there: stage.loss='clips' is trained on it (see configs/sft.py).")
+    for name, data in config.data.items():
+        if not Path(data.mixture).is_file():
+            raise ValueError(f"config.data.{name}.mixture={data.mixture!r}: there is no such file.")
+        if data.prompt == "none":
+            raise ValueError(f"config.data.{name}.prompt='none': stage.loss='clips' needs questions.")
+        if not data.buckets:
+            raise ValueError(f"config.data.{name}.buckets is empty: at least one shape is needed.")
+        for bucket, shape in data.buckets.items():
+            if shape.batch_size % config.mesh.get("data", 1):
+                raise ValueError(
+                    f"config.data.{name}.buckets.{bucket}.batch_size={shape.batch_size}: a multiple of "
+                    f"mesh.data={config.mesh['data']} is accepted."
+                )
+    if config.tokenizer and not Path(config.tokenizer).is_dir():
+        raise ValueError(f"config.tokenizer={config.tokenizer!r}: there is no such folder.")
 
 
 def _reaches(module: str, stage: StageConfig) -> bool:

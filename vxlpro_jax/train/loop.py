@@ -212,6 +212,9 @@ class _Runner:
         """Evaluate and log; the quality by which the best checkpoint is kept."""
         found = self.evaluate(self.state.params, done)
         self.log.write(done, {f"eval_{name}": value for name, value in found.items()})
+        for value in found.values():
+            if isinstance(value, str):
+                tqdm.write(value)
         if not self.config.best_metric:
             return None
         if self.config.best_metric not in found:

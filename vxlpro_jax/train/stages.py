@@ -50,6 +50,7 @@ class StageConfig:
     frozen_dtype: in which frozen parameters are held. remat: True: activations of a layer are computed again in the
     backward pass. encode_groups: groups of each sample that are encoded at a time, their activations computed again in
     the backward pass; 0: all. loss_chunk: places whose logits are held at a time; 0: all.
+    selection: the selector's rule while this stage is trained, whatever the model's own is; empty: the model's own.
     """
 
     loss: Literal["frames", "groups", "words", "answers", "clips"]
@@ -60,7 +61,7 @@ class StageConfig:
     ranking_sharpness: float
     stamp_weight: float
     frozen: tuple[str, ...] = ()
-    epochs: float = 1.0
+    epochs: int = 1
     micro_batches: int = 1
     z_weight: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -68,6 +69,7 @@ class StageConfig:
     remat: bool = False
     encode_groups: int = 0
     loss_chunk: int = 0
+    selection: Literal["", "keep_rate", "budget"] = ""
 
 
 class VisionBatch(NamedTuple):
