@@ -64,9 +64,9 @@ def check_sources(config: TrainConfig, sizes: VideoXLProConfig) -> None:
         if source == FRESH:
             continue
         where = f"config.parts.{name}" if name in config.parts else "config.init_from"
-        folder = _params_folder(source)
         wanted = {f"{name}/{path}": leaf for path, leaf in flatten_dict(tree[name], sep="/").items()}
         try:
+            folder = _params_folder(source)
             if folder is None:
                 stored = flatten_dict(abstract_params(load_config(source)), sep="/")
             else:

@@ -9,16 +9,18 @@ SIGTERM or Ctrl-C with the state saved (start again to go on).
 Source: ours (docs/training.md).
 """
 
-import sys
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from launch.command_line import fail, flags_parser
+
 CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file of the stage")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 ALLOW = flags.DEFINE_bool("allow_changed_config", False, "go on with a run although its configuration was changed")
-EXIT_WRONG, EXIT_NOT_FINITE, EXIT_STOPPED = 2, 3, 75
+EXIT_NOT_FINITE, EXIT_STOPPED = 3, 75
+COMMAND = "launch.train"
 
 
 def main(argv: list[str]) -> None:
@@ -29,23 +31,18 @@ def main(argv: list[str]) -> None:
     from vxlpro_jax.train.loop import NotFiniteError, StoppedError
 
     if len(argv) > 1:
-        sys.exit(f"launch.train: {argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
+        fail(COMMAND, f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
     try:
         train_stage.run(build(CONFIG.value), Path(WORKDIR.value), ALLOW.value)
     except StoppedError as stopped:
-        fail(stopped, EXIT_STOPPED)
+        fail(COMMAND, str(stopped), EXIT_STOPPED)
     except NotFiniteError as error:
-        fail(error, EXIT_NOT_FINITE)
+        fail(COMMAND, str(error), EXIT_NOT_FINITE)
     except (ValueError, OSError, BrokenDataError) as error:
-        fail(error, EXIT_WRONG)
-
-
-def fail(error: Exception, code: int) -> None:
-    print(f"launch.train: {error}", file=sys.stderr)
-    sys.exit(code)
+        fail(COMMAND, str(error))
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=flags_parser(COMMAND))

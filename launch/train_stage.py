@@ -61,9 +61,6 @@ def run(config: TrainConfig, workdir: Path, allow_changes: bool = False) -> None
     if config.stage.loss == "clips":
         clip_stage.run(config, sizes, workdir)
         return
-    if config.stage.loss == "clips":
-        clip_stage.run(config, sizes, workdir)
-        return
     model = VideoXLProModel(sizes)
     params, origins = first_params(config, sizes, workdir)
     tqdm.write(tell(origins, workdir))

@@ -13,10 +13,11 @@ from vxlpro_jax.train.optimizers import rate_schedule
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 STAGES = sorted(path.stem for path in (CONFIGS / "tiny").glob("*.py") if path.stem not in ("eval", "__init__"))
+FULL_SIZE = ("align", "sft")
 
 
-def values(name="tower"):
-    config = importlib.import_module(f"configs.tiny.{name}").get_config()
+def values(name="tower", folder="configs.tiny"):
+    config = importlib.import_module(f"{folder}.{name}").get_config()
     config.unlock()
     return config
 
@@ -27,15 +28,41 @@ def test_every_stage_builds(name):
     assert isinstance(config, TrainConfig) and dataclasses.is_dataclass(config.stage)
     assert config.preset in PRESETS and config.stage.num_steps > 0 and config.stage.trainable
     assert (config.stage.loss in ("words", "answers")) == bool(config.rows)
+    assert (config.stage.loss == "clips") == bool(config.data)
     rate_schedule(config.optimizer, config.stage.num_steps)
     for mix in config.rows.values():
         assert mix.length <= PRESETS[config.preset].max_context_len
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_the_full_size_stages_build_and_state_the_papers_batch(name, tmp_path, monkeypatch):
+    config = build(values(name, "configs"))
+    with pytest.raises(ValueError, match=r"config.data.\w+.mixture='data/.*there is no such file"):
+        check(config)
+    monkeypatch.chdir(tmp_path)
+    for path in [Path(data.mixture) for data in config.data.values()] + [Path("runs/base/tokenizer.json")]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    sizes = check(config)
+    assert sizes.llm.dim == 2048 and sizes.dts.frame_packing == "paper"
+    for data in config.data.values():
+        for bucket in data.buckets.values():
+            assert bucket.batch_size * config.stage.micro_batches == 64
+            rows = bucket.text_len + bucket.num_groups * (sizes.tokens_per_group + sizes.stamps.num_tokens)
+            assert rows <= sizes.max_context_len
+    assert config.optimizer.peak_rate == {"align": 5e-4, "sft": 1e-5}[name]
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_the_first_lines_of_a_config_are_the_command_that_runs_it(name):
     text = (CONFIGS / "tiny" / f"{name}.py").read_text()
     assert f"python -m launch.train --config=configs/tiny/{name}.py" in text.split('"""')[1]
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_so_it_is_at_full_size(name):
+    text = (CONFIGS / f"{name}.py").read_text()
+    assert f"python -m launch.train --config=configs/{name}.py" in text.split('"""')[1]
 
 
 def test_an_unknown_key_names_its_neighbour():

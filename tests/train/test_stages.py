@@ -18,8 +18,8 @@ from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer
 from vxlpro_jax.models.presets import PRESETS
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, init_params
 from vxlpro_jax.train.answer_feed import TEXT_LEN, AnswerFeed, RowMix, mark_batches
-from vxlpro_jax.train.losses import weighed_mean
-from vxlpro_jax.train.stages import StageConfig, answer_check, spell, stage_loss
+from vxlpro_jax.train.losses import num_targets, weighed_mean
+from vxlpro_jax.train.stages import StageConfig, answer_check, project, spell, stage_loss
 from vxlpro_jax.train.state import new_state
 from vxlpro_jax.train.step import make_check, make_train_step
 from vxlpro_jax.train.vision_feed import (
@@ -31,11 +31,15 @@ from vxlpro_jax.train.vision_feed import (
     with_unit_features,
 )
 from vxlpro_jax.train.vision_heads import new_heads
-from vxlpro_jax.types import IGNORE_LABEL
+from vxlpro_jax.types import IGNORE_LABEL, ClipBatch
 
 TINY = PRESETS["tiny"]
 SMALL = replace(TINY, vision=replace(TINY.vision, num_layers=1), llm=replace(TINY.llm, num_layers=2))
 MODEL = VideoXLProModel(SMALL)
+
+
+def mix(groups, size, drop=0.0):
+    return RowMix(groups, size, 512, 1.0, drop, when_share=0.3, guess_share=0.0)
 
 
 def stage(loss, *trainable):
@@ -232,3 +236,57 @@ def test_features_are_scaled_to_one_and_nothing_else_changes(bank, params):
     before, after = (encode_bank(MODEL, p, bank, 64).astype(np.float32) for p in (params, scaled))
     assert np.sqrt(np.square(after).mean()) == pytest.approx(1, abs=0.1)
     np.testing.assert_allclose(after * np.sqrt(np.square(before).mean() / np.square(after).mean()), before, atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def clips(feed):
+    """Rows of the bank's questions with frames of noise: what the loss computes needs no sense."""
+    batch = feed.draw(np.random.default_rng(0), mix(groups=3, size=4))
+    rng = np.random.default_rng(1)
+    frames = rng.integers(0, 256, (4, 3 * 4, 56, 56, 3), np.uint8)
+    told = np.array([True, True, False, True])
+    ids = np.arange(4, dtype=np.int32)
+    return ClipBatch(frames, batch.rows, batch.selection, batch.relevant, told, np.ones(4, bool), ids, batch.width)
+
+
+def test_clips_teach_every_part(clips, params):
+    trainable = ("vision_tower", "dts", "projector", "selector", "llm")
+    config = replace(stage("clips"), z_weight=1e-4)
+    first, last, after = falls(stage_loss(config, MODEL), params, trainable, clips, steps=5)
+    assert last < 0.9 * first
+    for path in (("vision_tower", "patch_embedding", "kernel"), ("dts", "stage_0", "conv", "kernel")):
+        assert not np.allclose(leaf(params, path), leaf(after, path)), path
+
+
+def test_saving_memory_changes_no_loss_and_no_gradient(clips, params):
+    """Groups encoded two at a time (three do not divide), logits seven places at a time, layers computed again."""
+    plain = replace(stage("clips"), z_weight=1e-3)
+    saving = replace(plain, encode_groups=2, loss_chunk=7)
+
+    def both(config, model):
+        return jax.jit(jax.value_and_grad(lambda p, b: value(stage_loss(config, model), p, b)))(params, clips)
+
+    loss, gradient = both(plain, MODEL)
+    again, same = both(saving, MODEL.clone(remat=True))
+    assert float(again) == pytest.approx(float(loss), rel=1e-5)
+    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-4 * float(jnp.abs(one).max()) + 1e-7)
+
+
+def test_what_is_counted_follows_from_the_batch_and_is_what_the_rows_hold(clips, feed, params):
+    batch = feed.draw(np.random.default_rng(5), mix(groups=4, size=8, drop=0.9))
+    args = (project(MODEL, params, jnp.asarray(batch.features, jnp.float32)), batch.rows, batch.selection)
+    output = MODEL.apply({"params": params}, *args, batch.width.shape[0])
+    assert int(num_targets(batch.rows)) == int((output.labels[:, 1:] != IGNORE_LABEL).sum()) > 8
+
+
+def test_only_rows_that_say_what_matters_are_ranked(clips, params):
+    found = jax.jit(stage_loss(stage("clips"), MODEL))(params, clips, jax.random.key(0))
+    rows = clips.relevant.any(1) & ~clips.relevant.all(1) & clips.has_relevant
+    assert int(found.terms["ranking_loss"].number) == rows.sum() < 4
+
+
+def test_clips_without_questions_are_refused(clips, params):
+    bare = clips._replace(rows=None, selection=None, relevant=None, has_relevant=None, width=None)
+    with pytest.raises(ValueError, match="needs data that asks something"):
+        stage_loss(stage("clips"), MODEL)(params, bare, jax.random.key(0))
