@@ -6,21 +6,9 @@ Source: ours (docs/tiny.md).
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-    config = ConfigDict()
-    config.preset = "tiny"
-    config.seed = 1_000_000_000  # seeds below are for tests and measurements
-    config.switches = ConfigDict()
-    config.init_from = ""
-    config.parts = ConfigDict()
-    config.mesh = ConfigDict()
-    # Layers of the LLM that LoRA's authors and most users adapt; rank 0: no LoRA.
-    config.lora = ConfigDict({"rank": 0, "alpha": 16.0, "targets": ("q_proj", "k_proj", "v_proj", "o_proj")})
-    config.tokenizer = ""
-    config.data = ConfigDict()
-    config.heldout = ConfigDict({"num_batches": 4, "num_answers": 4, "max_frames": 64, "max_new_tokens": 32})
-    config.export = False
-    config.stage = ConfigDict(
+def stage() -> ConfigDict:
+    """The keys of train/stages.py StageConfig."""
+    return ConfigDict(
         {
             "loss": "frames",
             "trainable": (),
@@ -41,6 +29,23 @@ def get_config() -> ConfigDict:
             "selection": "",
         }
     )
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.preset = "tiny"
+    config.seed = 1_000_000_000  # seeds below are for tests and measurements
+    config.switches = ConfigDict()
+    config.init_from = ""
+    config.parts = ConfigDict()
+    config.mesh = ConfigDict()
+    # Layers of the LLM that LoRA's authors and most users adapt; rank 0: no LoRA.
+    config.lora = ConfigDict({"rank": 0, "alpha": 16.0, "targets": ("q_proj", "k_proj", "v_proj", "o_proj")})
+    config.tokenizer = ""
+    config.data = ConfigDict()
+    config.heldout = ConfigDict({"num_batches": 4, "num_answers": 4, "max_frames": 64, "max_new_tokens": 32})
+    config.export = False
+    config.stage = stage()
     config.optimizer = ConfigDict(
         {
             "peak_rate": 1e-3,
