@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.golden_data_pipeline import toy_tokenizer
+from vxlpro_jax.data.conversation import conversation_prompt
 from vxlpro_jax.data.records import (
     MalformedRecord,
     Record,
@@ -151,3 +153,15 @@ def test_kept_records_are_written_in_the_format_they_came_in(tmp_path, name):
     assert (kept.read_text()[0] == "[") == (name == "a.json")
     assert write_records(kept, [], like=source) == 0 and list(read_records(kept)) == []
     assert not list(tmp_path.glob(".part-*"))
+
+
+def test_records_become_the_rows_of_the_reference(tmp_path, golden_dir):
+    """From the line of a file to ids and labels, as the released trainer makes them of the same conversation."""
+    golden = json.loads((golden_dir / "data_pipeline.json").read_text())
+    tokenize = toy_tokenizer(golden)
+    lines = [json.dumps({"video": "v.mp4", "conversations": row["conversation"]}) for row in golden["conversations"]]
+    path = write(tmp_path / "a.jsonl", "\n".join(lines))
+    for row, found in zip(golden["conversations"], read_records(path), strict=True):
+        assert isinstance(found, Record)
+        prompt = conversation_prompt(found.conversation, tokenize, "released")
+        assert prompt.ids.tolist() == row["input_ids"] and prompt.labels.tolist() == row["labels"]
