@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.data import feed as feed_config
-from launch.data_settings import read_settings, shape_of, tokenizer_of
+from launch.data_settings import read_settings, shape_of, sizes_of, tokenizer_of
 from vxlpro_jax.data.batch_plan import BucketConfig
 from vxlpro_jax.data.frame_sampling import choose_training_frames
 from vxlpro_jax.data.image_transforms import stretch
@@ -32,7 +32,6 @@ from vxlpro_jax.data.synthetic import sample_video
 from vxlpro_jax.data.synthetic_files import write_video
 from vxlpro_jax.data.synthetic_records import video_records
 from vxlpro_jax.data.video_decode import open_video
-from vxlpro_jax.models.presets import PRESETS
 
 RESULTS = Path(__file__).parent / "results" / "data_speed.json"
 SIZE, FPS, LENGTH_S, BATCH = (360, 640), 25.0, 32, 2
@@ -49,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         annotations = write_files(Path(folder), args.videos, args.seconds)
         settings = read_settings(feed_config.get_config())
-        shape, tokenize = shape_of(PRESETS[settings.preset]), tokenizer_of(settings).encode
+        shape, tokenize = shape_of(sizes_of(settings)), tokenizer_of(settings).encode
         groups = -(-args.seconds // shape.frames_per_group)
         config = replace(
             settings.data,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from launch.data_settings import DataSettings, fail, parse, shape_of, tokenizer_of
+from launch.data_settings import DataSettings, fail, parse, shape_of, sizes_of, tokenizer_of
 from vxlpro_jax.data.batch_plan import BatchPlan
 from vxlpro_jax.data.conversation import stamp_ids
 from vxlpro_jax.data.frame_sampling import count_frames
@@ -24,7 +24,6 @@ from vxlpro_jax.data.mixture import Mixture, load_mixture
 from vxlpro_jax.data.pipeline import FACTS_FILE, make_plan
 from vxlpro_jax.data.samples import SampleMaker, longest_stamp
 from vxlpro_jax.data.video_facts import FactStore
-from vxlpro_jax.models.presets import PRESETS
 from vxlpro_jax.types import IGNORE_LABEL, VIDEO_MARK
 
 COMMAND = "launch.data_report"
@@ -65,7 +64,7 @@ def report(settings: DataSettings, facts: Path, num_samples: int) -> tuple[dict[
     """(the report, frames per video by way of sampling). Raises ValueError for a mixture that cannot be used."""
     data = settings.data
     mixture = load_mixture(data.mixture, settings.seed, data.root)
-    shape = shape_of(PRESETS[settings.preset])
+    shape = shape_of(sizes_of(settings))
     plan, skipped = make_plan(data, shape, mixture, FactStore(facts), settings.seed)
     steps = np.arange(plan.num_steps(1))
     sizes = plan.sizes
@@ -107,7 +106,7 @@ def report(settings: DataSettings, facts: Path, num_samples: int) -> tuple[dict[
 
 def _lengths(settings: DataSettings, mixture: Mixture, plan: BatchPlan, num_samples: int) -> dict[str, Any]:
     """Tokens of text and targets, rows, and how full the buckets are, over random batches of the first epoch."""
-    data, shape = settings.data, shape_of(PRESETS[settings.preset])
+    data, shape = settings.data, shape_of(sizes_of(settings))
     tokenize = tokenizer_of(settings).encode if data.prompt != "none" else None
     stamp_len = longest_stamp(shape.stamps, tokenize, float(plan.sizes.end_s.max())) if tokenize else 0
     maker = SampleMaker(shape, data.sampling, data.prompt, data.keep.high, tokenize, stamp_len)

@@ -7,37 +7,41 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
 from vxlpro_jax.config import build
 from vxlpro_jax.data.pipeline import DataConfig
 from vxlpro_jax.data.samples import ModelShape
 from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer, load_tokenizer
-from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig
+from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig, with_switches
 
 FEED_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "data" / "feed.py"
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """preset: of models/presets.py. tokenizer: folder of one, empty: the embedded model's."""
+    """preset: of models/presets.py, switches: its fields to change. tokenizer: folder of one, empty: the embedded
+    model's."""
 
     preset: str
+    switches: dict[str, Any]
     seed: int
     tokenizer: str
     data: DataConfig
 
 
 def parse(argv: list[str], command: str, options: dict[str, str]) -> tuple[DataSettings, dict[str, str | None]]:
-    """(the settings of --config, the other options by name). options: name -> what it is for.
+    """(the settings of --config, the other options by name). options: name -> what it is for; --part is one of all.
 
     --config may be a mixture itself (.yaml, .json, .jsonl): then the rest is as in configs/data/feed.py. Ends the
     program with code 2 where something is wrong.
     """
     words = [command, *_with_mixture(argv)]
+    options = {**options, "part": "which block of a configuration with several (default train)"}
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", None, "a configuration", flag_values=values, sys_argv=words)
     for name, purpose in options.items():
@@ -52,7 +56,8 @@ def parse(argv: list[str], command: str, options: dict[str, str]) -> tuple[DataS
             fail(command, f"{rest} are no arguments: options are given as --NAME=VALUE, keys as --config.KEY=VALUE")
         if holder.value is None:
             fail(command, "--config=FILE is needed: a configuration (configs/data/feed.py) or a mixture (.yaml)")
-        return read_settings(holder.value), {name: getattr(values, name) for name in options}
+        settings = read_settings(holder.value, values.part or "train")
+        return settings, {name: getattr(values, name) for name in options if name != "part"}
     except AttributeError as error:  # an unknown --config.KEY; the text names the nearest key
         given = ", ".join(word for word in argv if word.startswith("--config."))
         said = str(error).replace("\\'", "").replace("\\nD", "; d").strip("'\"")
@@ -61,15 +66,31 @@ def parse(argv: list[str], command: str, options: dict[str, str]) -> tuple[DataS
         fail(command, str(error))
 
 
-def read_settings(config: ConfigDict) -> DataSettings:
-    """The settings of a configuration that has a `data` block, whatever else it holds. Raises ValueError."""
-    if "data" not in config:
+def read_settings(config: ConfigDict, part: str = "train") -> DataSettings:
+    """The settings of a configuration that has a `data` block, or several in it by name, whatever else it holds.
+
+    part: which of several. Raises ValueError.
+    """
+    if not config.get("data"):
         raise ValueError("the configuration has no block `data` (configs/data/feed.py has one)")
-    block = {name: config[name] for name in ("preset", "seed", "data") if name in config}
-    settings = build(ConfigDict({**block, "tokenizer": config.get("tokenizer", "")}), DataSettings)
+    data = config.data
+    if "mixture" not in data:
+        if part not in data:
+            raise ValueError(f"--part={part}: the configuration's data has {', '.join(sorted(data))}")
+        data = data[part]
+    block = {**{name: config[name] for name in ("preset", "seed") if name in config}, "data": data}
+    more = {"tokenizer": config.get("tokenizer", ""), "switches": config.get("switches", ConfigDict())}
+    settings = build(ConfigDict({**block, **more}), DataSettings)
+    shape_of(sizes_of(settings))  # a wrong preset or switch is told here
+    return settings
+
+
+def sizes_of(settings: DataSettings) -> VideoXLProConfig:
+    """The model that the data is for. Raises ValueError for what the preset does not have."""
     if settings.preset not in PRESETS:
         raise ValueError(f"config.preset={settings.preset!r}: one of {', '.join(PRESETS)} is accepted")
-    return settings
+    flat = {".".join(path): value for path, value in flatten_dict(settings.switches).items()}
+    return with_switches(PRESETS[settings.preset], flat)
 
 
 def shape_of(config: VideoXLProConfig) -> ModelShape:

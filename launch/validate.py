@@ -19,14 +19,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from launch.data_settings import DataSettings, fail, parse, shape_of
+from launch.data_settings import DataSettings, fail, parse, shape_of, sizes_of
 from vxlpro_jax.data.batch_plan import Limits, SampleSizes, Skipped, measure
 from vxlpro_jax.data.frame_sampling import choose_training_frames
 from vxlpro_jax.data.mixture import Mixture, load_mixture, survey
 from vxlpro_jax.data.records import Record, RecordFault
 from vxlpro_jax.data.video_decode import VideoError, open_video
 from vxlpro_jax.data.video_facts import FactStore
-from vxlpro_jax.models.presets import PRESETS
 
 COMMAND = "launch.validate"
 OPTIONS = {
@@ -64,7 +63,7 @@ def validate(settings: DataSettings, facts_file: Path | None, decode: bool) -> d
     store = FactStore(facts_file)
     facts = survey(mixture, store, refresh=True, num_threads=max(2, data.workers), progress=_shown)
     has_prompt = data.prompt != "none"
-    shape = shape_of(PRESETS[settings.preset])
+    shape = shape_of(sizes_of(settings))
     largest = max(bucket.num_groups for bucket in data.buckets.values())
     limits = Limits(data.max_media, largest, has_prompt and shape.picture_views == "anyres", has_prompt)
     sizes, skipped = measure(mixture, facts, shape.image_size, limits)

@@ -3,7 +3,7 @@
 import pytest
 
 from configs.data import feed
-from launch.data_settings import parse, read_settings, shape_of, tokenizer_of
+from launch.data_settings import parse, read_settings, shape_of, sizes_of, tokenizer_of
 from tests.data.feed_setup import SHAPE
 from vxlpro_jax.models.presets import PRESETS, TINY
 
@@ -36,6 +36,17 @@ def test_slips_end_with_code_2(argv, said, capsys):
     with pytest.raises(SystemExit) as stopped:
         parse(argv, "launch.x", {})
     assert stopped.value.code == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["configs/align.py", "configs/sft.py"])
+def test_training_configurations_are_understood(name, capsys):
+    train, _ = parse([f"--config={name}"], "launch.x", {})
+    heldout, _ = parse([f"--config={name}", "--part=heldout"], "launch.x", {})
+    assert shape_of(sizes_of(train)).label_mask == "answers", "the configuration's switches count"
+    assert train.data.mixture and heldout.data.mixture and train.data != heldout.data
+    with pytest.raises(SystemExit) as stopped:
+        parse([f"--config={name}", "--part=tst"], "launch.x", {})
+    assert stopped.value.code == 2 and "data has heldout, train" in capsys.readouterr().err
 
 
 def test_help_names_the_options(capsys):
