@@ -19,6 +19,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from launch.data_settings import shape_of
 from launch.heldout_answers import answer_records, draw_records
 from launch.run_record import check_room
 from launch.starting_point import save_model, starting_params, tell
@@ -26,7 +27,6 @@ from vxlpro_jax.checkpoint import RunCheckpoints
 from vxlpro_jax.config import TrainConfig
 from vxlpro_jax.convert import save_params_as
 from vxlpro_jax.data.pipeline import DataFeed, open_feed
-from vxlpro_jax.data.samples import ModelShape
 from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer, load_tokenizer, save_tiny_tokenizer
 from vxlpro_jax.models.presets import VideoXLProConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, abstract_params, init_params
@@ -55,7 +55,7 @@ def run(config: TrainConfig, sizes: VideoXLProConfig, workdir: Path) -> None:
     stage, started = config.stage, time.perf_counter()
     tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else TextTokenizer(build_tiny_tokenizer())
     process = (jax.process_index(), jax.process_count())
-    shape = model_shape(training_sizes(config, sizes))
+    shape = shape_of(training_sizes(config, sizes))
     mesh = make_mesh(config.mesh) if config.mesh else None
     with contextlib.ExitStack() as open_things:
         feeds = [
@@ -97,23 +97,6 @@ def training_sizes(config: TrainConfig, sizes: VideoXLProConfig) -> VideoXLProCo
     if not config.stage.selection:
         return sizes
     return dataclasses.replace(sizes, selector=dataclasses.replace(sizes.selector, selection=config.stage.selection))
-
-
-def model_shape(sizes: VideoXLProConfig) -> ModelShape:
-    """What the data feed has to know of the model."""
-    return ModelShape(
-        image_size=sizes.vision.image_size,
-        frames_per_group=sizes.dts.frames_per_group,
-        tokens_per_group=sizes.tokens_per_group,
-        stamps=sizes.stamps,
-        max_context_len=sizes.max_context_len,
-        short_group=sizes.short_group,
-        label_mask=sizes.label_mask,
-        picture_views=sizes.picture_views,
-        selector_query=sizes.selector.selector_query,
-        selection=sizes.selector.selection,
-        keep_multiple=sizes.selector.keep_multiple,
-    )
 
 
 def stage_model(config: TrainConfig, sizes: VideoXLProConfig, sharded: bool) -> VideoXLProModel:
