@@ -138,11 +138,16 @@ def test_cuts_are_counted_only_where_a_filter_asks(tmp_path, small_set):
     "path", sorted(path for path in SHIPPED.glob("*.yaml") if path.stem != "generated"), ids=lambda path: path.stem
 )
 def test_shipped_mixtures_are_read(tmp_path, path, monkeypatch):
-    """With an annotation file where each entry expects one; without any, the first missing one is named."""
-    monkeypatch.setenv("VXL_DATA", str(tmp_path))
-    with pytest.raises(MixtureError, match=f"no file {tmp_path}/annotations"):
+    """With an annotation file where each entry expects one; without, all that are missing are named at once."""
+    monkeypatch.delenv("VXL_DATA", raising=False)
+    with pytest.raises(MixtureError, match="names a variable that is not set"):
         load_mixture(path, 0)
+    monkeypatch.setenv("VXL_DATA", str(tmp_path))
     entries = yaml.safe_load(path.read_text())["datasets"]
+    with pytest.raises(MixtureError) as told:
+        load_mixture(path, 0)
+    for entry in entries:
+        assert f"no file {tmp_path}/{entry['json_path']}" in str(told.value)
     for entry in entries:
         target = tmp_path / entry["json_path"].replace("*", "a")
         annotations(target.parent, target.stem, 3).rename(target)

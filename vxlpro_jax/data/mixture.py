@@ -121,7 +121,15 @@ def load_mixture(path: str | os.PathLike, seed: int, root: str = "") -> Mixture:
         base = root or str(path.parent)
     else:
         entries, base = _read_yaml(path, root)
-    datasets = [dataset for n, entry in enumerate(entries) for dataset in _datasets(path, n, entry, base, seed)]
+    datasets: list[Dataset] = []
+    problems: list[str] = []
+    for number, entry in enumerate(entries):
+        try:
+            datasets += _datasets(path, number, entry, base, seed)
+        except MixtureError as error:  # all that is missing is told at once
+            problems.append(str(error))
+    if problems:
+        raise MixtureError("\n".join(problems))
     if not sum(len(dataset.places) for dataset in datasets):
         raise MixtureError(f"{path}: its {len(datasets)} annotation files hold no record")
     return Mixture(str(path), tuple(datasets))
@@ -154,7 +162,10 @@ def _read_yaml(path: Path, root: str) -> tuple[list[Any], str]:
         raise MixtureError(f"{path}: a list `datasets:` of entries with `json_path:` is accepted (configs/data/)")
     _known(content, ("root", "datasets"), f"{path}")
     named = str(content.get("root") or "")
-    base = os.path.join(path.parent, os.path.expanduser(os.path.expandvars(named)))
+    expanded = os.path.expanduser(os.path.expandvars(named))
+    if "$" in expanded and not root:
+        raise MixtureError(f"{path}: root is {named!r}, which names a variable that is not set: set it, or data.root")
+    base = os.path.join(path.parent, expanded)
     return content["datasets"], root or os.path.normpath(base)
 
 
