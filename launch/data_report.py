@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from launch.data_settings import DataSettings, fail, parse, shape_of, sizes_of, tokenizer_of
+from launch.command_line import fail
+from launch.data_settings import DataSettings, parse, shape_of, sizes_of, tokenizer_of
 from vxlpro_jax.data.batch_plan import BatchPlan
 from vxlpro_jax.data.conversation import stamp_ids
 from vxlpro_jax.data.frame_sampling import count_frames

@@ -7,12 +7,13 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import flags
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
+from launch.command_line import fail
 from vxlpro_jax.config import build
 from vxlpro_jax.data.pipeline import DataConfig
 from vxlpro_jax.data.samples import ModelShape
@@ -58,7 +59,7 @@ def parse(argv: list[str], command: str, options: dict[str, str]) -> tuple[DataS
             fail(command, "--config=FILE is needed: a configuration (configs/data/feed.py) or a mixture (.yaml)")
         settings = read_settings(holder.value, values.part or "train")
         return settings, {name: getattr(values, name) for name in options if name != "part"}
-    except AttributeError as error:  # an unknown --config.KEY; the text names the nearest key
+    except (AttributeError, KeyError) as error:  # an unknown --config.KEY; the text names the nearest key
         given = ", ".join(word for word in argv if word.startswith("--config."))
         said = str(error).replace("\\'", "").replace("\\nD", "; d").strip("'\"")
         fail(command, f"{given}: the configuration has no key {said}")
@@ -113,11 +114,6 @@ def shape_of(config: VideoXLProConfig) -> ModelShape:
 def tokenizer_of(settings: DataSettings) -> TextTokenizer:
     """Raises FileNotFoundError or ValueError where the folder holds none."""
     return load_tokenizer(settings.tokenizer) if settings.tokenizer else TextTokenizer(build_tiny_tokenizer())
-
-
-def fail(command: str, said: str) -> NoReturn:
-    print(f"{command}: {said}", file=sys.stderr)
-    sys.exit(2)
 
 
 def _with_mixture(argv: list[str]) -> list[str]:

@@ -19,7 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from launch.data_settings import DataSettings, fail, parse, shape_of, sizes_of
+from launch.command_line import fail
+from launch.data_settings import DataSettings, parse, shape_of, sizes_of
 from vxlpro_jax.data.batch_plan import Limits, SampleSizes, Skipped, measure
 from vxlpro_jax.data.frame_sampling import choose_training_frames
 from vxlpro_jax.data.mixture import Mixture, load_mixture, survey
