@@ -49,7 +49,7 @@ JSON = flags.DEFINE_string("json", None, "also write the result to this file")
 
 BEFORE, RANDOM, RANDOM_TWICE, PRUNED = "before fine-tuning", "random N", "random 2N", "pruned N"
 ARMS = (RANDOM, RANDOM_TWICE, PRUNED)
-EVAL_BATCH = 64
+EVAL_BATCH, QUESTIONS_PER_VIDEO = 30, 6
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,10 @@ def check(config: ConfigDict) -> AblationConfig:
             f"config.pool_videos={settings.pool_videos}: from 2 x num_videos={2 * settings.num_videos} to the {size} "
             "videos of config.bank."
         )
+    for world, count in settings.heldout.items():
+        if count < 1 or count * QUESTIONS_PER_VIDEO % EVAL_BATCH:
+            whole = EVAL_BATCH // QUESTIONS_PER_VIDEO
+            raise ValueError(f"config.heldout.{world}={count}: a multiple of {whole} makes whole batches.")
     if not settings.seeds:
         raise ValueError("config.seeds is empty: one seed at least.")
     return settings

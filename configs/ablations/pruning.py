@@ -17,14 +17,14 @@ def get_config() -> ConfigDict:
     # Each seed draws 3N of these; half of them are redundant. What share of real data is, nobody has published.
     config.bank = ConfigDict({"busy": 450, "still": 225, "slow": 225})
     config.pool_videos = 450
-    config.heldout = ConfigDict({"busy": 100, "standard": 60})
-    config.batch_size = 32
+    config.heldout = ConfigDict({"standard": 60, "busy": 30})
+    config.batch_size = 16
     config.stage = base.get_config().stage
     config.optimizer = base.get_config().optimizer
     with config.unlocked():
         config.stage.loss = "answers"
         config.stage.trainable = ("projector", "selector", "llm")
         config.optimizer.peak_rate = 5e-4
-        config.optimizer.warmup_steps = 6
+        config.optimizer.warmup_steps = 10
         config.optimizer.weight_decay = 0.0
     return config.lock()

@@ -6,9 +6,11 @@ import numpy as np
 
 from vxlpro_jax.data.records import Record, parse_record, read_records, write_records
 from vxlpro_jax.data.synthetic import GROUP_S, sample_video
-from vxlpro_jax.data.synthetic_pool import LENGTH_S, SIZE, draw_redundant, write_pool
-from vxlpro_jax.data.synthetic_questions import QUESTION_KINDS, score_answer
+from vxlpro_jax.data.synthetic_pool import CATALOGUE, LENGTH_S, SIZE, draw_redundant, write_pool
+from vxlpro_jax.data.synthetic_questions import QUESTION_KINDS, sample_questions, score_answer
+from vxlpro_jax.data.tokenizer import load_tokenizer
 from vxlpro_jax.data.video_decode import open_video
+from vxlpro_jax.loading import EMBEDDED
 
 
 def test_every_video_has_six_questions_and_is_written_once(tmp_path: Path) -> None:
@@ -36,6 +38,19 @@ def test_a_redundant_video_shows_its_card_all_the_time() -> None:
         kinds |= {question.kind for question in questions}
         assert all(question.answer in (card.glyph, card.colour, "at 0000 s") for question in questions)
     assert kinds == {"shape", "digit", "colour", "when"}
+
+
+def test_answers_are_catalogue_numbers_of_one_token_each(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(EMBEDDED)
+    assert len(set(CATALOGUE.values())) == len(CATALOGUE) == 30
+    assert all(len(tokenizer.encode(number)) == 1 for number in CATALOGUE.values())
+    (records,) = write_pool(tmp_path, 7, {"busy": 1})
+    names = {number: name for name, number in CATALOGUE.items()}
+    for record, question in zip(records, sample_questions(sample_video(7, 0, LENGTH_S, "busy")), strict=True):
+        answer = record["conversations"][1]["value"]
+        assert (
+            question.kind == "when" or names[answer] == question.answer.split()[-1 if question.kind != "first" else 1]
+        )
 
 
 def test_times_are_those_of_groups_and_spans_cover_the_event(tmp_path: Path) -> None:

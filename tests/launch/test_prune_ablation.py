@@ -17,7 +17,7 @@ def small(**changes: Any) -> ConfigDict:
     with config.unlocked():
         config.num_videos, config.pool_videos, config.seeds = 2, 6, (1, 2)
         config.bank = ConfigDict({"busy": 4, "still": 2, "slow": 2})
-        config.heldout = ConfigDict({"busy": 2, "standard": 1})
+        config.heldout = ConfigDict({"busy": 5, "standard": 5})
         config.batch_size = 4
         config.optimizer.warmup_steps = 1
         config.update(changes)
@@ -73,6 +73,8 @@ def test_an_arm_is_run_once_and_the_verdict_follows_the_marks(
 def test_senseless_sizes_are_named() -> None:
     with pytest.raises(ValueError, match="config.pool_videos=9: from 2 x num_videos=4 to the 8 videos"):
         check(small(pool_videos=9))
+    with pytest.raises(ValueError, match="config.heldout.busy=7: a multiple of 5"):
+        check(small(heldout=ConfigDict({"busy": 7})))
     with pytest.raises(ValueError, match="config.seeds is empty"):
         check(small(seeds=()))
     assert check(get_config()).num_videos * 3 == get_config().pool_videos

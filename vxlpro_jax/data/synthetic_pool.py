@@ -1,7 +1,8 @@
 """A pool of generated fine-tuning data of which a known part is redundant, for comparing pruned with random subsets.
 
 Source: ours, after paper 4.8 (Table 7); docs/pruning.md. Every video has six questions: of a busy one about its seven
-events, of a still or slow one about the one card that it shows all the time.
+events, of a still or slow one about the one card that it shows all the time. Things are named by catalogue numbers, a
+way of answering that the embedded model was not taught: so there is something to fine-tune it for.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from vxlpro_jax.data.synthetic import COLOURS, DIGITS, GROUP_S, SHAPES, SyntheticVideo, draw_event, sample_video
+from vxlpro_jax.data.synthetic import (
+    COLOURS,
+    DIGITS,
+    DIRECTIONS,
+    GROUP_S,
+    SHAPES,
+    SyntheticVideo,
+    draw_event,
+    sample_video,
+)
 from vxlpro_jax.data.synthetic_files import write_video
 from vxlpro_jax.data.synthetic_questions import WHEN_ANSWER, Question, draw_question, sample_questions
 from vxlpro_jax.data.synthetic_records import relevant_spans
@@ -19,7 +29,10 @@ from vxlpro_jax.data.synthetic_redundancy import Motion, RedundantVideo, draw_vi
 from vxlpro_jax.vocabulary import VIDEO_TAG
 
 LENGTH_S = 64
+NOUNS = ("shape", "digit")  # cards that a question about two of them may name so
 SIZE = (56, 56)  # (H, W), the tiny tower's own: rendering is what the pool costs
+# Single tokens of the embedded model's vocabulary, as are the names themselves.
+CATALOGUE = {name: str(number) for number, name in enumerate((*COLOURS, *SHAPES, *DIGITS, *DIRECTIONS, *NOUNS), 40)}
 PER_KIND = 2  # questions of each of the three kinds that a single card can answer
 
 
@@ -73,7 +86,9 @@ def _records(name: str, questions: list[Question], video: SyntheticVideo | Redun
 
 
 def _answer(question: Question) -> str:
-    """As the model can know it: a time is that of the group of frames in which the event begins."""
-    if question.kind != "when":
-        return question.answer
-    return WHEN_ANSWER.format(question.start_s // GROUP_S * GROUP_S)
+    """The catalogue number of the true answer. A time is that of the group of frames in which the event begins: the
+    model sees no other."""
+    if question.kind == "when":
+        return WHEN_ANSWER.format(question.start_s // GROUP_S * GROUP_S)
+    named = [word for word in question.answer.split() if word in CATALOGUE]
+    return CATALOGUE[named[0]]
