@@ -7,13 +7,14 @@ videos are broken, 2 for bad arguments.
 Source: paper 3.3; docs/pruning.md.
 """
 
-import sys
 from pathlib import Path
-from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from launch.command_line import fail, flags_parser
+
+COMMAND = "launch.prune"
 CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 JSON = flags.DEFINE_string("json", None, "also write the summary (prune.json) to this file")
@@ -25,35 +26,18 @@ def main(argv: list[str]) -> None:
     from launch import prune_run
 
     if len(argv) > 1:
-        fail(f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
+        fail(COMMAND, f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
     try:
         settings = prune_run.read_config(CONFIG.value)
         workdir = Path(WORKDIR.value)
         prune_run.prune(settings, workdir, Path(JSON.value) if JSON.value else None)
         print((workdir / "report.md").read_text(encoding="utf-8"))
     except prune_run.TooManyBroken as error:
-        fail(str(error), code=1)
+        fail(COMMAND, str(error), code=1)
     except (ValueError, OSError) as error:
-        fail(str(error))
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Flags as absl reads them; an unknown --config.KEY is an AttributeError there, that names the nearest key."""
-    try:
-        return flags.FLAGS(argv)
-    except AttributeError as error:
-        given = ", ".join(word for word in argv if word.startswith("--config."))
-        said = str(error).replace("\\'", "").replace("\\nD", "; d").strip("'\"")
-        fail(f"{given}: the configuration has no key {said}")
-    except (flags.Error, OSError) as error:
-        fail(str(error))
-
-
-def fail(said: str, code: int = 2) -> NoReturn:
-    print(f"launch.prune: {said}", file=sys.stderr)
-    sys.exit(code)
+        fail(COMMAND, str(error))
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=flags_parser(COMMAND))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
 from configs import prune as prune_config
+from launch.command_line import fail, flags_parser
 from launch.prune_run import prune, read_config, write_whole
 from launch.record_feed import RecordFeed, cached_group_features
 from vxlpro_jax.config import build
@@ -43,6 +44,7 @@ from vxlpro_jax.train.stages import StageConfig, answer_check, stage_loss
 from vxlpro_jax.train.state import Params, new_state
 from vxlpro_jax.train.step import TrainStep, make_train_step
 
+COMMAND = "launch.prune_ablation"
 CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 JSON = flags.DEFINE_string("json", None, "also write the result to this file")
@@ -257,34 +259,19 @@ def _said(found: Mapping[str, Any], sign: str = "") -> str:
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
-        fail(f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
+        fail(COMMAND, f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
     try:
         result = run(check(CONFIG.value), Path(WORKDIR.value))
         if JSON.value:
             write_whole(Path(JSON.value), json.dumps(result, indent=1, allow_nan=False) + "\n")
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(COMMAND, str(error))
     print(to_markdown(result))
     if not result["passed"]:
         print(f"{PRUNED} is no better than {RANDOM} ({result['judged_on']})", file=sys.stderr)
         sys.exit(1)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Flags as absl reads them; an unknown --config.KEY is an AttributeError there, that names the nearest key."""
-    try:
-        return flags.FLAGS(argv)
-    except AttributeError as error:
-        fail(str(error).replace("\\'", "").replace("\\nD", "; d").strip("'\""))
-    except (flags.Error, OSError) as error:
-        fail(str(error))
-
-
-def fail(said: str) -> NoReturn:
-    print(f"launch.prune_ablation: {said}", file=sys.stderr)
-    sys.exit(2)
-
-
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=flags_parser(COMMAND))

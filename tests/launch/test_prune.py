@@ -19,7 +19,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--config.max_broken=0.1"], 'no key max_broken; did you mean "max_broken_share"'),
+        (["--config.max_broken=0.1"], 'Did you mean "max_broken_share"'),
         (["--config.mixture=/no/such/file.json"], "/no/such/file.json: no such mixture"),
     ],
 )
