@@ -5,8 +5,10 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
+from configs.ablations import selector
 from configs.tiny import answers_mid
 from launch import ablate, train_stage
+from vxlpro_jax.config import check
 
 
 def comparison(by=2.0, mark="ranked"):
@@ -69,3 +71,15 @@ def test_slips_are_refused(runs, tmp_path, change, message):
         change(config)
     with pytest.raises(ValueError, match=message):
         ablate.run(config, tmp_path / "study")
+
+
+def test_the_selectors_comparison_is_a_stage_with_a_fresh_selector(runs, tmp_path):
+    config = selector.get_config()
+    _, stages = ablate.read_config(config)
+    gate, ranking = stages["gate", 1], stages["ranking", 1]
+    assert gate.switches["selector"]["score_use"] == "gate" and gate.stage.ranking_weight == 0
+    assert ranking.stage.ranking_weight > 0 and not ranking.switches.get("selector")
+    for stage in stages.values():
+        assert stage.parts == {"selector": "fresh"}
+        check(stage)
+    assert sum(mix.weight for mix in ranking.rows.values()) == ranking.rows["train"].weight
