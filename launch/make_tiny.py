@@ -19,7 +19,7 @@ from vxlpro_jax.data.tokenizer import save_tiny_tokenizer
 from vxlpro_jax.models.presets import PRESETS
 from vxlpro_jax.vocabulary import END_OF_TEXT, IM_END
 
-STAGES = ("tower", "groups", "words", "answers_short", "answers_mid", "answers_long")
+STAGES = ("tower", "groups", "words", "answers_short", "answers_mid", "answers_long", "answers_settled")
 SECONDS_FILE = "seconds.json"
 
 

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
         config.stage.stage.ranking_weight = 0.0
         config.stage.stage.stamp_weight = 0.0
         config.stage.optimizer.peak_rate = 1e-3
-        mix = {"num_groups": 16, "batch_size": 48, "when_share": 0.33, "guess_share": 0.0}
+        mix = {"num_groups": 16, "batch_size": 48, "when_share": 0.33, "guess_share": 0.0, "settled_guess": False}
         config.stage.rows = ConfigDict(
             {
                 "train": {**mix, "length": 152, "weight": 1.0, "drop": 0.8},  # 152: all of 16 groups fit

@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
             "drop": 0.3,
             "when_share": 0.33,
             "guess_share": 0.07,
+            "settled_guess": False,
         }
         config.rows.g16 = {
             "num_groups": 16,
@@ -38,6 +39,7 @@ def get_config() -> ConfigDict:
             "drop": 0.5,
             "when_share": 0.33,
             "guess_share": 0.07,
+            "settled_guess": False,
         }
         config.rows.g64 = {
             "num_groups": 64,
@@ -47,6 +49,7 @@ def get_config() -> ConfigDict:
             "drop": 0.5,
             "when_share": 0.33,
             "guess_share": 0.07,
+            "settled_guess": False,
         }
         config.rows.g256 = {
             "num_groups": 256,
@@ -56,5 +59,6 @@ def get_config() -> ConfigDict:
             "drop": 0.5,
             "when_share": 0.25,
             "guess_share": 0.07,
+            "settled_guess": False,
         }
     return config

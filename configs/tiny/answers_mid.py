@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
             "drop": 0.0,
             "when_share": 0.36,
             "guess_share": 0.07,
+            "settled_guess": False,
         }
         config.rows.g4 = {
             "num_groups": 4,
@@ -38,6 +39,7 @@ def get_config() -> ConfigDict:
             "drop": 0.2,
             "when_share": 0.36,
             "guess_share": 0.07,
+            "settled_guess": False,
         }
         config.rows.g8 = {
             "num_groups": 8,
@@ -47,6 +49,7 @@ def get_config() -> ConfigDict:
             "drop": 0.3,
             "when_share": 0.36,
             "guess_share": 0.07,
+            "settled_guess": False,
         }
         config.rows.g16 = {
             "num_groups": 16,
@@ -56,5 +59,6 @@ def get_config() -> ConfigDict:
             "drop": 0.7,
             "when_share": 0.36,
             "guess_share": 0.07,
+            "settled_guess": False,
         }
     return config

@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
             "drop": 0.0,
             "when_share": 0.36,
             "guess_share": 0.07,
+            "settled_guess": False,
         }
         config.rows.g2 = {
             "num_groups": 2,
@@ -38,6 +39,7 @@ def get_config() -> ConfigDict:
             "drop": 0.0,
             "when_share": 0.36,
             "guess_share": 0.07,
+            "settled_guess": False,
         }
         config.rows.g4 = {
             "num_groups": 4,
@@ -47,5 +49,6 @@ def get_config() -> ConfigDict:
             "drop": 0.0,
             "when_share": 0.36,
             "guess_share": 0.07,
+            "settled_guess": False,
         }
     return config

@@ -35,5 +35,6 @@ def get_config() -> ConfigDict:
                 "drop": drop,
                 "when_share": 0.36,
                 "guess_share": 0.0,
+                "settled_guess": False,
             }
     return config

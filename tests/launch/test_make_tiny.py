@@ -46,7 +46,7 @@ def test_stages_run_resume_and_export(few_steps, tmp_path, capsys):
     assert make_tiny.main(["--workdir", str(tmp_path / "work"), "--out", str(tmp_path / "again")]) == 0
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "again"))
     assert one == other
-    assert "answers_long" in capsys.readouterr().out
+    assert "answers_settled" in capsys.readouterr().out
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path, capsys):

@@ -39,7 +39,7 @@ MODEL = VideoXLProModel(SMALL)
 
 
 def mix(groups, size, drop=0.0):
-    return RowMix(groups, size, 512, 1.0, drop, when_share=0.3, guess_share=0.0)
+    return RowMix(groups, size, 512, 1.0, drop, when_share=0.3, guess_share=0.0, settled_guess=False)
 
 
 def stage(loss, *trainable):
@@ -113,7 +113,8 @@ def leaf(tree, path):
 
 def test_answers_teach_projector_selector_and_llm(feed, params):
     batch = feed.draw(
-        np.random.default_rng(0), RowMix(4, 16, TEXT_LEN + 28, 1.0, drop=0.5, when_share=0.3, guess_share=0.0)
+        np.random.default_rng(0),
+        RowMix(4, 16, TEXT_LEN + 28, 1.0, drop=0.5, when_share=0.3, guess_share=0.0, settled_guess=False),
     )
     trainable = ("projector", "selector", "llm")
     first, last, after = falls(stage_loss(stage("answers"), MODEL), params, trainable, batch)
@@ -125,7 +126,9 @@ def test_answers_teach_projector_selector_and_llm(feed, params):
 def test_words_teach_selector_and_llm_alone(params):
     labels, tokenizer = complete_bank(), TextTokenizer(build_tiny_tokenizer())
     words = AnswerFeed(group_words(labels, tokenizer.encode), BankIndex(labels), tokenizer, SMALL)
-    batch = words.draw(np.random.default_rng(0), RowMix(4, 16, TEXT_LEN + 28, 1.0, 0.0, 0.3, guess_share=0.0))
+    batch = words.draw(
+        np.random.default_rng(0), RowMix(4, 16, TEXT_LEN + 28, 1.0, 0.0, 0.3, guess_share=0.0, settled_guess=False)
+    )
     first, last, after = falls(stage_loss(stage("words"), MODEL), params, ("selector", "llm"), batch)
     assert last < 0.7 * first
     visual = np.asarray(spell(MODEL, params, batch.features))
@@ -138,13 +141,16 @@ def test_rows_to_guess_at_come_at_their_share(feed):
     labels = complete_bank()
     guesses = GuessRows(BankIndex(labels), 5, 2, 48, offset=0)  # any groups will do as their pictures here
     guessing = AnswerFeed(feed.features, feed.index, TextTokenizer(build_tiny_tokenizer()), SMALL, guesses)
-    batch = guessing.draw(np.random.default_rng(0), RowMix(4, 200, 512, 1.0, 0.0, 0.3, guess_share=0.25))
+    batch = guessing.draw(
+        np.random.default_rng(0), RowMix(4, 200, 512, 1.0, 0.0, 0.3, guess_share=0.25, settled_guess=False)
+    )
     assert 0.15 < 1 - batch.relevant.any(1).mean() < 0.35
 
 
 def test_without_ranking_the_selector_is_reached_through_the_added_score_alone(feed, params):
     batch = feed.draw(
-        np.random.default_rng(0), RowMix(4, 8, TEXT_LEN + 28, 1.0, drop=0.0, when_share=0.3, guess_share=0.0)
+        np.random.default_rng(0),
+        RowMix(4, 8, TEXT_LEN + 28, 1.0, drop=0.0, when_share=0.3, guess_share=0.0, settled_guess=False),
     )
     config = replace(stage("answers"), ranking_weight=0.0)
     gradient = jax.jit(jax.grad(lambda p, b: value(stage_loss(config, MODEL), p, b)))(params, batch)
@@ -155,7 +161,7 @@ def test_without_ranking_the_selector_is_reached_through_the_added_score_alone(f
 
 
 def test_batches_fit_their_budget_and_hold_what_is_asked_about(feed):
-    mix = RowMix(16, 24, TEXT_LEN + 60, 1.0, drop=1.0, when_share=0.3, guess_share=0.0)
+    mix = RowMix(16, 24, TEXT_LEN + 60, 1.0, drop=1.0, when_share=0.3, guess_share=0.0, settled_guess=False)
     batch = feed.draw(np.random.default_rng(3), mix)
     per_group = SMALL.tokens_per_group + SMALL.stamps.num_tokens
     assert batch.width.shape == (TEXT_LEN + 60,)
@@ -167,8 +173,8 @@ def test_batches_fit_their_budget_and_hold_what_is_asked_about(feed):
 def test_batches_are_a_function_of_seed_and_step(feed, bank):
     make = feed.batches(
         {
-            "a": RowMix(2, 4, 512, 0.5, 0.0, when_share=0.3, guess_share=0.0),
-            "b": RowMix(4, 4, 512, 0.5, 0.0, when_share=0.3, guess_share=0.0),
+            "a": RowMix(2, 4, 512, 0.5, 0.0, when_share=0.3, guess_share=0.0, settled_guess=False),
+            "b": RowMix(4, 4, 512, 0.5, 0.0, when_share=0.3, guess_share=0.0, settled_guess=False),
         },
         seed=3,
     )
@@ -182,7 +188,9 @@ def test_batches_are_a_function_of_seed_and_step(feed, bank):
 
 
 def test_marking_counts_right_answers_by_kind_and_ranks_groups(feed, params):
-    batch = feed.draw(np.random.default_rng(1), RowMix(4, 32, 512, 1.0, 0.0, when_share=0.3, guess_share=0.0))
+    batch = feed.draw(
+        np.random.default_rng(1), RowMix(4, 32, 512, 1.0, 0.0, when_share=0.3, guess_share=0.0, settled_guess=False)
+    )
     right = np.arange(32) % 2 == 0
     scores = np.where(batch.relevant, 1.0, 0.0)[..., None].repeat(4, -1)
     marks = mark_batches(lambda b: (right, scores), [batch])
@@ -222,7 +230,9 @@ def test_the_bank_is_encoded_whole_whatever_the_chunk(bank, params):
 def test_visual_tokens_learn_to_tell_their_groups_time(feed, params):
     """The stamp loss falls on one batch, and it is about each group's own stamp."""
     config = replace(stage("answers"), stamp_weight=1.0)
-    batch = feed.draw(np.random.default_rng(0), RowMix(4, 16, 512, 1.0, 0.3, when_share=0.3, guess_share=0.0))
+    batch = feed.draw(
+        np.random.default_rng(0), RowMix(4, 16, 512, 1.0, 0.3, when_share=0.3, guess_share=0.0, settled_guess=False)
+    )
     _, _, after = falls(stage_loss(config, MODEL), params, ("projector", "selector", "llm"), batch, steps=40)
     moved = batch._replace(rows=batch.rows._replace(stamp_ids=batch.rows.stamp_ids[:, ::-1]))
     check = make_check(stage_loss(config, MODEL))

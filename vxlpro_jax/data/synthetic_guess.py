@@ -78,41 +78,46 @@ class GuessRows:
         self.index, self.seed, self.num_shuffled, self.offset = index, seed, num_shuffled, offset
         self.blank = np.arange(num_shuffled * GROUPS_PER_VIDEO, num_groups) + offset
 
-    def draw(self, rng: np.random.Generator, num_groups: int, when_share: float) -> ComposedRow:
-        """A row of num_groups groups; no group of it is relevant."""
+    def draw(self, rng: np.random.Generator, num_groups: int, when_share: float, is_settled: bool) -> ComposedRow:
+        """A row of num_groups groups; no group of it is relevant.
+
+        is_settled: the answer about shuffled frames is always the first possible one, instead of any. Random answers
+        make all equally likely, but what is left of the line of motion still decides between equals.
+        """
         if num_groups <= GROUPS_PER_VIDEO and rng.random() < SHUFFLED_SHARE:
-            return self._shuffled(rng, num_groups)
+            return self._shuffled(rng, num_groups, is_settled)
         row = compose_row(rng, self.index, num_groups, when_share, shows_asked=False)
         groups = row.bank_groups
         if rng.random() < BLANK_SHARE:
             groups = np.full(num_groups, rng.choice(self.blank))
-        answer = guess(rng, QUESTION_KINDS[row.kind], row.question, row.times_s)
-        return replace(row, bank_groups=groups, answer=answer)
+        answers = possible_answers(QUESTION_KINDS[row.kind], row.question, row.times_s)
+        return replace(row, bank_groups=groups, answer=str(rng.choice(answers)))
 
-    def _shuffled(self, rng: np.random.Generator, num_groups: int) -> ComposedRow:
+    def _shuffled(self, rng: np.random.Generator, num_groups: int, is_settled: bool) -> ComposedRow:
         video = int(rng.integers(self.num_shuffled))
         world = sample_video(self.seed, video, GROUPS_PER_VIDEO * self.index.frames_per_group)
         kind = SHUFFLED_KINDS[rng.integers(len(SHUFFLED_KINDS))]
         question = draw_question(rng, kind, world.events).question
         chosen = np.sort(rng.permutation(GROUPS_PER_VIDEO)[:num_groups])
         times_s = self.index.frames_per_group * np.arange(num_groups)
+        answers = possible_answers(kind, question, times_s)
         return ComposedRow(
             bank_groups=self.offset + video * GROUPS_PER_VIDEO + chosen,
             times_s=times_s,
             relevant=np.zeros(num_groups, bool),
             question=question,
-            answer=guess(rng, kind, question, times_s),
+            answer=answers[0] if is_settled else str(rng.choice(answers)),
             kind=QUESTION_KINDS.index(kind),
         )
 
 
-def guess(rng: np.random.Generator, kind: str, question: str, times_s: np.ndarray) -> str:
-    """An answer of the right kind at random: one of those that the question leaves open."""
+def possible_answers(kind: str, question: str, times_s: np.ndarray) -> list[str]:
+    """All answers of the right kind that the question leaves open."""
     if kind == "when":
-        return WHEN_ANSWER.format(rng.choice(times_s))
+        return [WHEN_ANSWER.format(time) for time in times_s]
     if kind == "first":
         named = re.search(r"the ([^,?]+) or the ([^,?.]+)", question)
         if named is None:
             raise ValueError(f"{question!r} names no two things (data/synthetic_questions.py).")
-        return f"the {named[rng.integers(1, 3)]}"
-    return str(rng.choice(CHOICES[kind]))
+        return [f"the {name}" for name in named.groups()]
+    return list(CHOICES[kind])

@@ -28,7 +28,7 @@ class RowMix:
 
     drop: share of rows whose budget is drawn at random below what they need, so that the selector has to choose.
     when_share: share of questions about a time, which need more examples than the others.
-    guess_share: share of rows that do not hold the answer (data/synthetic_guess.py).
+    guess_share: share of rows that do not hold the answer (data/synthetic_guess.py); settled_guess: see GuessRows.draw.
     """
 
     num_groups: int
@@ -38,6 +38,7 @@ class RowMix:
     drop: float
     when_share: float
     guess_share: float
+    settled_guess: bool
 
 
 class AnswerFeed:
@@ -93,7 +94,7 @@ class AnswerFeed:
 
     def _row(self, rng: np.random.Generator, mix: RowMix) -> ComposedRow:
         if self.guess_rows is not None and rng.random() < mix.guess_share:
-            return self.guess_rows.draw(rng, mix.num_groups, mix.when_share)
+            return self.guess_rows.draw(rng, mix.num_groups, mix.when_share, mix.settled_guess)
         return compose_row(rng, self.index, mix.num_groups, mix.when_share)
 
     def _budget(self, rng: np.random.Generator, mix: RowMix, row: ComposedRow, group_rows: int) -> int:
