@@ -259,6 +259,7 @@ def clips(feed):
     return ClipBatch(frames, batch.rows, batch.selection, batch.relevant, told, np.ones(4, bool), ids, batch.width)
 
 
+@pytest.mark.slow
 def test_clips_teach_every_part(clips, params):
     trainable = ("vision_tower", "dts", "projector", "selector", "llm")
     config = replace(stage("clips"), z_weight=1e-4)
@@ -268,6 +269,7 @@ def test_clips_teach_every_part(clips, params):
         assert not np.allclose(leaf(params, path), leaf(after, path)), path
 
 
+@pytest.mark.slow
 def test_saving_memory_changes_no_loss_and_no_gradient(clips, params):
     """Groups encoded two at a time (three do not divide), logits seven places at a time, layers computed again."""
     plain = replace(stage("clips"), z_weight=1e-3)
@@ -280,12 +282,13 @@ def test_saving_memory_changes_no_loss_and_no_gradient(clips, params):
     again, same = both(saving, MODEL.clone(remat=True))
     assert float(again) == pytest.approx(float(loss), rel=1e-5)
     for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(same), strict=True):
-        np.testing.assert_allclose(other, one, atol=1e-4 * float(jnp.abs(one).max()) + 1e-7)
+        # Some gradients are zero but for rounding: a bias that shifts all of a softmax alike.
+        np.testing.assert_allclose(other, one, atol=1e-4 * float(jnp.abs(one).max()) + 2e-5)
 
 
 def test_what_is_counted_follows_from_the_batch_and_is_what_the_rows_hold(clips, feed, params):
-    batch = feed.draw(np.random.default_rng(5), mix(groups=4, size=8, drop=0.9))
-    args = (project(MODEL, params, jnp.asarray(batch.features, jnp.float32)), batch.rows, batch.selection)
+    batch = jax.tree.map(jnp.asarray, feed.draw(np.random.default_rng(5), mix(groups=4, size=8, drop=0.9)))
+    args = (project(MODEL, params, batch.features.astype(jnp.float32)), batch.rows, batch.selection)
     output = MODEL.apply({"params": params}, *args, batch.width.shape[0])
     assert int(num_targets(batch.rows)) == int((output.labels[:, 1:] != IGNORE_LABEL).sum()) > 8
 
