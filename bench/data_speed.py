@@ -4,13 +4,15 @@
 
 Every round runs all ways one after the other on the same samples, so that a busy machine slows all of them; ratios are
 taken within a round. decord reads the very frames that the feed chose, in this process, with and without the resize to
-the model's 384x384. Writes bench/results/data_speed.json.
+the model's 384x384. Processor seconds per frame (all threads; of workers too, their start included) say what a way costs
+where others use the machine. Writes bench/results/data_speed.json.
 """
 
 import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import tempfile
@@ -32,6 +34,7 @@ from vxlpro_jax.data.synthetic import sample_video
 from vxlpro_jax.data.synthetic_files import write_video
 from vxlpro_jax.data.synthetic_records import video_records
 from vxlpro_jax.data.video_decode import open_video
+from vxlpro_jax.types import ClipBatch
 
 RESULTS = Path(__file__).parent / "results" / "data_speed.json"
 SIZE, FPS, LENGTH_S, BATCH = (360, 640), 25.0, 32, 2
@@ -96,18 +99,30 @@ def one_round(opened: Any, config: DataConfig, shape: ModelShape, workers: list[
         found["decord alone"] = measured_decord(frames, None)
         found["decord alone, resized"] = measured_decord(frames, shape.image_size)
     for count in workers:
+        cpu_s = processor_s()
         with opened(count) as feed:
             begun = time.perf_counter()
-            feed(0)  # workers start, and the first batch is made
+            first = frames_in(feed(0), shape)  # workers start, and the first batch is made
             start_s = time.perf_counter() - begun
             num_steps = feed.num_steps(1)
-            num_frames = 0
             begun = time.perf_counter()
-            for step in range(1, num_steps + 1):
-                num_frames += int((feed(step).rows.video_of_group >= 0).sum()) * shape.frames_per_group
+            num_frames = sum(frames_in(feed(step), shape) for step in range(1, num_steps + 1))
             seconds = time.perf_counter() - begun
-            found[f"feed, {count} workers"] = speeds(seconds, num_steps * BATCH, num_frames) | {"start_s": start_s}
+        # Batches made ahead and thrown away cost too; a training throws none away.
+        cost = (processor_s() - cpu_s) / (first + num_frames)
+        measured = speeds(seconds, num_steps * BATCH, num_frames)
+        found[f"feed, {count} workers"] = measured | {"start_s": start_s, "cpu_s_per_frame": cost}
     return found
+
+
+def frames_in(batch: ClipBatch, shape: ModelShape) -> int:
+    return int((batch.rows.video_of_group >= 0).sum()) * shape.frames_per_group
+
+
+def processor_s() -> float:
+    """Seconds of processor that this process and the children that have ended used."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def chosen_frames(samples: list[tuple[str, int]], config: DataConfig) -> list[tuple[str, list[int]]]:
@@ -124,12 +139,14 @@ def measured_decord(samples: list[tuple[str, list[int]]], image_size: int | None
     """decord in this process, with its own threads; resized to image_size if given."""
     import decord
 
-    begun = time.perf_counter()
+    begun, cpu_s = time.perf_counter(), processor_s()
     for path, indices in samples:
         frames = decord.VideoReader(path).get_batch(indices).asnumpy()
         if image_size is not None:
             stretch(frames, image_size)
-    return speeds(time.perf_counter() - begun, len(samples), sum(len(indices) for _, indices in samples))
+    num_frames = sum(len(indices) for _, indices in samples)
+    measured = speeds(time.perf_counter() - begun, len(samples), num_frames)
+    return measured | {"cpu_s_per_frame": (processor_s() - cpu_s) / num_frames}
 
 
 def speeds(seconds: float, num_samples: int, num_frames: int) -> dict[str, float]:
@@ -142,13 +159,15 @@ def write_result(ways: dict[str, list[dict[str, float]]], args: argparse.Namespa
     table = {}
     for name, runs in ways.items():
         row: dict[str, Any] = {
-            key: round(statistics.median(run[key] for run in runs), 3) for key in runs[0] if key != "seconds"
+            key: round(statistics.median(run[key] for run in runs), 4) for key in runs[0] if key != "seconds"
         }
         row["frames_per_s_rounds"] = [round(run["frames_per_s"], 2) for run in runs]
         if base:
             ratios = [run["frames_per_s"] / other for run, other in zip(runs, base, strict=True)]
             row["over_decord_resized"] = round(statistics.median(ratios), 3)
             row["over_decord_resized_rounds"] = [round(ratio, 3) for ratio in ratios]
+            cost = statistics.median(run["cpu_s_per_frame"] for run in ways["decord alone, resized"])
+            row["cpu_over_decord_resized"] = round(row["cpu_s_per_frame"] / cost, 3)
         table[name] = row
     result = {
         "files": f"{args.videos} copies of a video, H.264, {args.seconds} s of {SIZE[1]}x{SIZE[0]} at {FPS:g} frames/s",
