@@ -4,8 +4,8 @@
 
 Every round runs all ways one after the other on the same samples, so that a busy machine slows all of them; ratios are
 taken within a round. decord reads the very frames that the feed chose, in this process, with and without the resize to
-the model's 384x384. Processor seconds per frame (all threads; of workers too, their start included) say what a way costs
-where others use the machine. Writes bench/results/data_speed.json.
+the model's 384x384. Processor seconds per frame (all threads; of workers too, their start included) say what a way
+costs where others use the machine. Writes bench/results/data_speed.json.
 """
 
 import argparse
