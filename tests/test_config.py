@@ -37,7 +37,7 @@ def test_every_stage_builds(name):
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_the_full_size_stages_build_and_state_the_papers_batch(name, tmp_path, monkeypatch):
     config = build(values(name, "configs"))
-    with pytest.raises(ValueError, match=r"config.data.\w+.mixture='data/.*there is no such file"):
+    with pytest.raises(ValueError, match=r"config.data.\w+.mixture='.*there is no such file"):
         check(config)
     monkeypatch.chdir(tmp_path)
     for path in [Path(data.mixture) for data in config.data.values()] + [Path("runs/base/tokenizer.json")]:
@@ -128,6 +128,17 @@ def test_combinations_that_cannot_work_are_told(key, value, told):
         block[name] = ConfigDict(value) if isinstance(value, dict) else value
     with pytest.raises(ValueError, match=told):
         check(build(config))
+
+
+def test_a_best_checkpoint_needs_something_to_be_judged_by(tmp_path):
+    config = values("sft")
+    config.data.train.mixture = str(tmp_path / "train.jsonl")
+    (tmp_path / "train.jsonl").write_text("")
+    del config.data["heldout"]
+    with pytest.raises(ValueError, match="config.loop.best_metric='token_loss', but there is no config.data.heldout"):
+        check(build(config))
+    config.loop.best_metric = ""
+    assert check(build(config))
 
 
 def test_a_selector_that_no_gradient_reaches_is_told():

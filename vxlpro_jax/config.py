@@ -188,6 +188,11 @@ def _check_data(config: TrainConfig) -> None:
         return
     if "train" not in config.data:
         raise ValueError("config.data.train is not there: stage.loss='clips' is trained on it (see configs/sft.py).")
+    if config.loop.best_metric and "heldout" not in config.data:
+        raise ValueError(
+            f"config.loop.best_metric={config.loop.best_metric!r}, but there is no config.data.heldout to judge by: "
+            "give one, or leave best_metric empty."
+        )
     for name, data in config.data.items():
         if not Path(data.mixture).is_file():
             raise ValueError(f"config.data.{name}.mixture={data.mixture!r}: there is no such file.")

@@ -147,7 +147,8 @@ def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
     for name, seed in (("train", 51), ("heldout", 52)):
         args = ["--seed", str(seed), "--num", "2", "--length-s", "32", "--out", str(folder / name)]
-        assert synthesize.main([*args, "--llava", str(folder / name / f"{name}.jsonl"), "--pictures"]) == 0
+        # No pictures: a shape of batches less to compile.
+        assert synthesize.main([*args, "--llava", str(folder / name / f"{name}.jsonl")]) == 0
     return folder
 
 
@@ -185,7 +186,7 @@ def test_align_then_sft_from_files_to_a_model_that_answers(clips, tmp_path, capf
     judged = [line for line in lines if "eval_token_loss" in line][-1]
     assert 0 <= judged["eval_right_answers"] <= 1 and judged["eval_answers"].count("| answer: ") == 2
 
-    config = small_run("sft", clips, init_from=str(tmp_path / "align"))
+    config = small_run("sft", clips, init_from=str(tmp_path / "align"), stage__micro_batches=1, stage__num_steps=2)
     train_stage.run(config, tmp_path / "sft")
     origins = json.loads((tmp_path / "sft" / "provenance.json").read_text())
     assert {line["kind"] for line in origins} == {"stage"} and {line["trained"] for line in origins} == {1.0}
@@ -198,7 +199,8 @@ def test_align_then_sft_from_files_to_a_model_that_answers(clips, tmp_path, capf
 
 @pytest.mark.slow
 def test_lora_trains_its_additions_and_leaves_a_plain_model(clips, tmp_path):
-    config = small_run("sft", clips, lora__rank=2, heldout__num_answers=0)
+    changes = {"stage__trainable": ("projector", "llm"), "stage__micro_batches": 1, "heldout__num_answers": 0}
+    config = small_run("sft", clips, lora__rank=2, **changes)
     train_stage.run(config, tmp_path / "sft")
     state = read_log(tmp_path / "sft")
     assert all(line["skipped"] == 0 for line in state if "loss" in line)
@@ -223,7 +225,7 @@ def stage_params_of_asset(sizes):
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_without_its_sources(clips, tmp_path, monkeypatch):
     """What was read once is in the checkpoint: a resumed run does not read the weights that it started from."""
-    whole = small_run("align", clips, heldout__num_answers=0)
+    whole = small_run("align", clips, heldout__num_answers=0, stage__micro_batches=1)
     train_stage.run(whole, tmp_path / "whole")
     evaluations = []
 
