@@ -3,6 +3,8 @@
 Source: ours.
 """
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vxlpro_jax.checkpoint import (
     CheckpointError,
+    RunCheckpoints,
     has_params,
     read_groups,
     read_some,
@@ -130,3 +133,43 @@ def test_damaged_data_is_named(tmp_path: Path, params: dict[str, Any], damage: s
             path.unlink() if damage == "remove" else path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointError, match="cannot be read|damaged"):
         restore_params(tmp_path, abstract(params))
+
+
+def test_a_run_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"file/run: cannot open a checkpoint .*give the folder room and rights"):
+        RunCheckpoints(tmp_path / "file" / "run", 1, 0)
+
+
+def test_a_save_that_finds_no_room_is_told_and_leaves_the_last_one(tmp_path):
+    """Files may not grow beyond a size, as on a full disk; in a process of its own, which the limit is for."""
+    script = """
+import resource, signal, sys
+import subprocess
+import sys
+from pathlib import Path
+import numpy as np
+from vxlpro_jax.checkpoint import CheckpointError, RunCheckpoints
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+saved = RunCheckpoints(Path(sys.argv[1]), 2, 0)
+rng = np.random.default_rng(0)
+saved.save(1, {"w": rng.normal(size=100)}, {"step": 1}, None)
+saved.wait()
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+try:
+    saved.save(2, {"w": rng.normal(size=1_000_000)}, {"step": 2}, None)
+    saved.wait()
+except CheckpointError as error:
+    print("told:", error)
+print("latest:", RunCheckpoints(Path(sys.argv[1]), 2, 0).latest(), flush=True)
+import os
+os._exit(0)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).resolve().parent.parent,
+    )
+    assert "told:" in found.stdout and "cannot write a checkpoint" in found.stdout, found.stdout + found.stderr[-2000:]
+    assert "latest: 1" in found.stdout
