@@ -27,7 +27,7 @@ class FrameEncoder:
 
     def __init__(self, config: SiglipConfig, params: Any, dtype: str, pooling: Pooling):
         self.image_size, self.dtype = config.image_size, dtype
-        self.fingerprint = _fingerprint(config, params)
+        self.fingerprint = tower_fingerprint(config, params)
         self._params = jax.device_put(params)
         tower = SiglipTower(config)
 
@@ -57,7 +57,8 @@ def load_encoder(source: str, dtype: str, pooling: Pooling) -> FrameEncoder:
     return FrameEncoder(config.vision, params["vision_tower"], dtype, pooling)
 
 
-def _fingerprint(config: SiglipConfig, params: Any) -> str:
+def tower_fingerprint(config: SiglipConfig, params: Any) -> str:
+    """Identifies weights and sizes of a tower."""
     digest = hashlib.blake2b(str(sorted(config_to_dict(config).items())).encode(), digest_size=16)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())

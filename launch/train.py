@@ -6,6 +6,8 @@ again. Banks of rendered groups lie beside DIR and are shared by the stages.
 Exit code: 0 done, 2 wrong arguments or no place to write, 3 loss or gradient not finite too often, 75 stopped by
 SIGTERM or Ctrl-C with the state saved (start again to go on).
 
+A configuration with a block `recot` is the reconstructive stage (docs/train_dts.md), whose clips lie inside DIR.
+
 Source: ours (docs/training.md).
 """
 
@@ -29,12 +31,18 @@ def main(argv: list[str]) -> None:
     from vxlpro_jax.config import build
     from vxlpro_jax.data.pipeline import BrokenDataError
     from vxlpro_jax.train.loop import NotFiniteError, StoppedError
+    from vxlpro_jax.train.recot_stage import ReCoTRunConfig
 
     if len(argv) > 1:
         fail(COMMAND, f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
     try:
-        train_stage.run(build(CONFIG.value), Path(WORKDIR.value), ALLOW.value)
+        if "recot" in CONFIG.value:
+            from launch import recot_run  # brings along what no other stage needs
+
+            recot_run.run(build(CONFIG.value, ReCoTRunConfig), Path(WORKDIR.value), ALLOW.value)
+        else:
+            train_stage.run(build(CONFIG.value), Path(WORKDIR.value), ALLOW.value)
     except StoppedError as stopped:
         fail(COMMAND, str(stopped), EXIT_STOPPED)
     except NotFiniteError as error:

@@ -53,6 +53,7 @@ WORLDLY_ROOMS = (
     "vxlpro_jax/train/run_log.py",  # metrics.jsonl
     *("vxlpro_jax/infer/video_index.py", "vxlpro_jax/convert/safetensors_io.py"),
     "vxlpro_jax/data/video_",  # video_decode and the readers beneath it
+    "vxlpro_jax/data/clip_shards.py",  # clips encoded once, kept on disk
     "vxlpro_jax/data/image_folder.py",
     *("vxlpro_jax/data/records.py", "vxlpro_jax/data/mixture.py"),  # annotation files and lists of them
     "vxlpro_jax/data/subtitles.py",

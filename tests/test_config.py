@@ -4,16 +4,22 @@ import dataclasses
 import importlib
 from pathlib import Path
 
+import flax.linen as nn
+import jax
 import pytest
 from ml_collections import ConfigDict
 
 from vxlpro_jax.config import TrainConfig, build, check
 from vxlpro_jax.models.presets import PRESETS
+from vxlpro_jax.models.recot import ReCoTModel, decoder_dim, init_recot
 from vxlpro_jax.train.optimizers import rate_schedule
+from vxlpro_jax.train.recot_stage import ClipBatch, ReCoTRunConfig, ReCoTStage, recot_loss
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 STAGES = sorted(path.stem for path in (CONFIGS / "tiny").glob("*.py") if path.stem not in ("eval", "__init__"))
 FULL_SIZE = ("align", "sft")
+RECOT = [name for name in STAGES if name.startswith("recot") and name != "recot_report"]
+STAGES = [name for name in STAGES if not name.startswith("recot")]
 
 
 def values(name="tower", folder="configs.tiny"):
@@ -53,7 +59,27 @@ def test_the_full_size_stages_build_and_state_the_papers_batch(name, tmp_path, m
     assert config.optimizer.peak_rate == {"align": 5e-4, "sft": 1e-5}[name]
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", RECOT)
+def test_every_reconstructive_stage_builds(name):
+    config = build(values(name), ReCoTRunConfig)
+    decoder_dim(config.recot.dts_of(PRESETS["tiny"].dts))  # raises unless it has half the parameters
+    rate_schedule(config.optimizer, config.num_steps)
+    assert config.num_steps > 0
+
+
+def test_the_reconstructive_stage_builds_at_full_size():
+    """All shapes of the released tower's DTS, masker and decoder, and a first loss, without a weight."""
+    config = build(values("recot", "configs"), ReCoTRunConfig)
+    sizes = PRESETS["video_xl_pro_3b"]
+    stage = ReCoTStage(ReCoTModel(config.recot, sizes.dts), sizes.vision, config.data.feature_dtype)
+    params = nn.unbox(jax.eval_shape(lambda: init_recot(config.recot, sizes.dts, jax.random.key(0))))
+    clips = jax.ShapeDtypeStruct((2, config.data.clip_frames, 24, 24, 1152), config.data.feature_dtype)
+    flags, draw = jax.ShapeDtypeStruct((2,), bool), jax.ShapeDtypeStruct((2,), "uint32")
+    terms = jax.eval_shape(recot_loss(stage), params, ClipBatch(clips, flags, flags, draw)).terms
+    assert terms["reconstruction"].total.shape == ()
+
+
+@pytest.mark.parametrize("name", STAGES + RECOT)
 def test_the_first_lines_of_a_config_are_the_command_that_runs_it(name):
     text = (CONFIGS / "tiny" / f"{name}.py").read_text()
     assert f"python -m launch.train --config=configs/tiny/{name}.py" in text.split('"""')[1]

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from tests.small_model import SMALL, small_params, with_dts
-from vxlpro_jax.models.dts import DynamicTokenSynthesizer, HalvingConv, TemporalBlock, pack_frames
+from vxlpro_jax.models.dts import DynamicTokenSynthesizer, HalvingConv, TemporalBlock, pack_frames, with_compression
+from vxlpro_jax.models.presets import VIDEO_XL_PRO_3B
+from vxlpro_jax.models.video_xl_pro import VideoXLProModel, init_params
 
 RNG = np.random.default_rng(0)
 PARAMS = small_params()["dts"]
@@ -104,3 +106,36 @@ def test_convolution_repeats_the_border_and_looks_back_in_time():
             at = (max(2 * t + dt - 1, 0), np.clip(row + dy - 1, 0, 2), np.clip(column + dx - 1, 0, 3))
             expected = expected + x[(0, *at)] @ kernel[dt, dy, dx]
         np.testing.assert_allclose(ours[0, t, row, column], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("compression", "frames"), [("none", 1), ("x2", 2), ("x4", 4), ("x8", 8)])
+@pytest.mark.parametrize("packing", ["paper", "released"])
+def test_each_compression_goes_through_the_whole_model(compression, frames, packing):
+    """Frames to visual tokens of the projector: one group of tokens for 1, 2, 4 or 8 frames; 3B by its shapes."""
+    config = replace(SMALL, dts=with_compression(with_dts(frame_packing=packing).dts, compression))
+    params = small_params(config)["dts"]
+    assert sum(name.startswith("stage_") for name in params) == frames.bit_length() - 1
+    assert params["temporal_encoding"].shape == (frames, 16)
+    pixels = jnp.zeros((16, 11, 11, 3))
+    boxed = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    tokens = jax.eval_shape(
+        lambda p: VideoXLProModel(config).apply({"params": p}, pixels, jnp.arange(16), method="encode"), boxed
+    )
+    assert tokens.shape == (16 // frames, config.tokens_per_group, 32)
+    released = with_compression(VIDEO_XL_PRO_3B.dts, compression)
+    assert released.grid_size**2 // released.frames_per_group == {1: 576, 2: 288, 4: 144, 8: 72}[frames]
+
+
+def test_x4_is_the_released_compression_and_none_starts_as_the_identity():
+    assert with_compression(VIDEO_XL_PRO_3B.dts, "x4") == VIDEO_XL_PRO_3B.dts
+    config = with_compression(with_dts(frame_packing="paper").dts, "none")
+    frames = RNG.standard_normal((5, 4, 4, 16)).astype(np.float32)
+    packed = pack_frames(jnp.asarray(frames), config)
+    module = DynamicTokenSynthesizer(config)
+    code = module.apply(module.init(jax.random.key(0), packed), packed)
+    np.testing.assert_array_equal(code, frames)
+
+
+def test_an_unknown_compression_is_named():
+    with pytest.raises(ValueError, match="compression 'x3': one of .*'x8'"):
+        with_compression(SMALL.dts, "x3")

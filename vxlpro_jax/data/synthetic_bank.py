@@ -110,7 +110,7 @@ def _paint_group(rng: np.random.Generator, frames: np.ndarray, times_s: np.ndarr
         return label
     glyphs = range(len(SHAPES)) if name in ("shape_card", "mover") else range(len(SHAPES), len(GLYPHS))
     glyph, colour = int(rng.choice(glyphs)), int(rng.integers(len(COLOUR_NAMES)))
-    first, last = _draw_window(rng, len(times_s))
+    first, last = draw_window(rng, len(times_s))
     start, end = float(times_s[first]), float(times_s[last]) + 1
     if name == "mover":  # a window onto a longer path
         duration = int(rng.integers(4, 9))
@@ -158,7 +158,7 @@ def repaint(rng: np.random.Generator, groups: GroupBank, bank: GroupBank, empty:
             getattr(groups, name)[place] = value
 
 
-def _draw_window(rng: np.random.Generator, length: int) -> tuple[int, int]:
+def draw_window(rng: np.random.Generator, length: int) -> tuple[int, int]:
     """First and last visible frame of a group: all, one, or any run of them."""
     choice = rng.random()
     if choice < 0.3:

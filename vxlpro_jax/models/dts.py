@@ -4,8 +4,8 @@ Source: SPEC 6 and 7 (the reference's SAE), paper 3.2. Inside, arrays are channe
 channels].
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -16,12 +16,15 @@ from vxlpro_jax.models.layers import GroupNorm, Linear
 from vxlpro_jax.parallel import axes
 from vxlpro_jax.parallel.axes import Rules, constrain
 
+Compression = Literal["none", "x2", "x4", "x8"]
+
 
 @dataclass(frozen=True)
 class DtsConfig:
     """Sizes and the two switches in which the released code departs from the paper.
 
-    frames_per_group: frames that become one; a power of two, one stage per halving.
+    frames_per_group: frames that become one; a power of two, one stage per halving. One frame: no stage, and the DTS
+        hands tokens on as they are (with_compression).
     grid_size: side of the token grid that enters; the tower's grid is resized to it.
     num_norm_groups, norm_eps: of every GroupNorm. max_relative_offset: clip of the temporal offsets.
     frame_packing: "paper": the time axis runs over the group's frames. "released": memory is reinterpreted, so that
@@ -41,6 +44,18 @@ class DtsConfig:
     @property
     def num_stages(self) -> int:
         return self.frames_per_group.bit_length() - 1
+
+
+def with_compression(config: DtsConfig, compression: Compression) -> DtsConfig:
+    """The same DTS with 0 ("none") to 3 ("x8") stages: 1, 2, 4 or 8 frames become one.
+
+    With a grid of 24 that is 576, 288, 144 and 72 tokens per frame before pooling. Differs: the paper's tables 4 and 5
+    name 576, 256, 144 and 72; 256 fits no whole number of stages. Raises ValueError for another name.
+    """
+    names = get_args(Compression)
+    if compression not in names:
+        raise ValueError(f"compression {compression!r}: one of {names} is accepted")
+    return replace(config, frames_per_group=1 << names.index(compression))
 
 
 def pack_frames(features: Float[Array, "T h w E"], config: DtsConfig) -> Float[Array, "G t h w E"]:
@@ -162,7 +177,9 @@ class DynamicTokenSynthesizer(nn.Module):
     @nn.compact
     def __call__(self, packed: Float[Array, "G t h w E"]) -> Float[Array, "G h w E"]:
         shape = (self.config.frames_per_group, packed.shape[-1])
-        born = nn.with_logical_partitioning(nn.initializers.normal(0.02), (axes.TAPS, axes.DTS))
+        # A single frame has no time to be told: without stages the DTS is born as the identity (Table 5, first row).
+        init = nn.initializers.normal(0.02) if self.config.num_stages else nn.initializers.zeros
+        born = nn.with_logical_partitioning(init, (axes.TAPS, axes.DTS))
         encoding = self.param("temporal_encoding", born, shape)
         x = packed + encoding[None, :, None, None, :].astype(packed.dtype)
         for stage in range(self.config.num_stages):

@@ -1,0 +1,214 @@
+"""Report what the reconstructive stage does: `python -m launch.recot_report --config=configs/tiny/recot_report.py`.
+
+More: [--config.KEY=VALUE] [--workdir=DIR] [--json=FILE]. DIR gets a folder per arm and seed, report.json, report.md and
+two pictures; an arm that is done is not run again, and a killed one goes on. Exit code: 0, 1 when a claim does not
+hold, 2 for bad arguments.
+
+Source: paper 3.2 and Table 6; docs/recot.md.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from launch.recot_page import claims_of, draw_masks, draw_runs, page_of
+from launch.recot_run import (
+    Clips,
+    clip_encoder,
+    generated_bank,
+    prepare_clips,
+    starting_params,
+    train_arm,
+    train_step,
+)
+from vxlpro_jax.config import build
+from vxlpro_jax.data.synthetic_bank import GroupBank
+from vxlpro_jax.data.synthetic_foreground import CAST, ForegroundClips, foreground_clips
+from vxlpro_jax.eval.reconstruction import encode_clips
+from vxlpro_jax.eval.recot_measures import (
+    clip_labels,
+    frame_order,
+    masked_foreground,
+    probe_codes,
+    query_gradients,
+)
+from vxlpro_jax.loading import load
+from vxlpro_jax.models.recot import ReCoTModel, count_params
+from vxlpro_jax.train.recot_stage import ReCoTRunConfig, ReCoTStage, recot_batches
+from vxlpro_jax.train.state import Params
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file of the report")
+WORKDIR = flags.DEFINE_string("workdir", "runs/tiny/recot_report", "folder of the report")
+JSON = flags.DEFINE_string("json", None, "also write the report to this file")
+FIGURES_FILE = "figures.json"
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """run: the stage that all arms share. arms: by name, what an arm changes in it. seeds: of training, added to the
+    run's. probe_clips: training clips on which probes are fitted. foreground_clips, foreground_seed: of the clips whose
+    foreground is known."""
+
+    run: ConfigDict
+    seeds: tuple[int, ...]
+    arms: dict[str, ConfigDict]
+    probe_clips: int
+    foreground_clips: int
+    foreground_seed: int
+
+
+@dataclass
+class Material:
+    """What all arms are measured on."""
+
+    config: ReportConfig
+    run: ReCoTRunConfig
+    clips: Clips
+    sample: np.ndarray
+    model_params: Params
+    folder: Path
+
+    @cached_property
+    def known(self) -> ForegroundClips:
+        vision, data = self.clips.stage.vision, self.run.data
+        grid = self.clips.stage.model.dts_config.grid_size
+        count, seed = self.config.foreground_clips, self.config.foreground_seed
+        return foreground_clips(seed, count, data.clip_frames, vision.image_size, grid)
+
+    def groups(self) -> dict[str, np.ndarray]:
+        """Clips with known foreground by what is in them: the share of them that repeats itself differs."""
+        is_mover, lasts = self.known.kind == CAST.index("mover"), self.known.shown.all(1)
+        return {"still_cards": ~is_mover & lasts, "brief_cards": ~is_mover & ~lasts, "movers": is_mover}
+
+    @cached_property
+    def known_features(self) -> np.ndarray:
+        return clip_encoder(self.clips.stage, self.clips.tower)(self.known.frames).astype(np.float32)
+
+    @cached_property
+    def labelled(self) -> tuple[np.ndarray, np.ndarray, dict, dict]:
+        """Features of training and held-out clips, and what each shows."""
+        size = self.clips.stage.vision.image_size
+        parts = []
+        for heldout in (False, True):
+            ids = self.clips.heldout_ids(self.config.probe_clips) if heldout else self.clips.train_ids()
+            ids = ids[~self.clips.shards.is_image[ids]]
+            if not heldout:
+                ids = ids[np.unique(np.linspace(0, len(ids) - 1, self.config.probe_clips).astype(int))]
+            first = int(np.flatnonzero(self.clips.is_heldout)[0]) if heldout else 0
+            bank: GroupBank = generated_bank(self.run, size, self.folder, heldout)
+            parts.append((np.concatenate(list(self.clips.features(ids))), clip_labels(bank, ids - first)))
+        return parts[0][0], parts[1][0], parts[0][1], parts[1][1]
+
+
+def report(config: ReportConfig, workdir: Path) -> dict[str, Any]:
+    """Run every arm with every seed, measure them, and tell what holds; writes report.json, report.md and pictures."""
+    run = build(config.run, ReCoTRunConfig, "config.run")
+    if run.data.source != "generated" or run.data.keep != "features":
+        raise ValueError("config.run.data: a report is about generated clips with kept features")
+    loaded = load(run.tower or None, dtype="float32")
+    stage = ReCoTStage(ReCoTModel(run.recot, loaded.config.dts), loaded.config.vision, run.data.feature_dtype)
+    clips = prepare_clips(run, stage, loaded.params["vision_tower"], workdir / "clips")
+    material = Material(config, run, clips, clips.sample(), loaded.params, workdir)
+    arms = {name: run_arm(name, changes, material) for name, changes in config.arms.items()}
+    found = {"clip_frames": run.data.clip_frames, "steps": run.num_steps, "batch_size": run.batch_size, "arms": arms}
+    found["tower_probes"] = tower_probes(material)
+    found["claims"] = claims_of(arms)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (workdir / "report.md").write_text(page_of(found), encoding="utf-8")
+    draw_runs(found, {name: workdir / f"{name}_{config.seeds[0]}" for name in arms}, workdir / "recot_runs.png")
+    return found
+
+
+def run_arm(name: str, changes: ConfigDict, material: Material) -> list[dict[str, Any]]:
+    """The figures of an arm, one entry per seed; the compiled step is shared by the seeds."""
+    values = ConfigDict(material.config.run.to_dict())
+    values.update(changes)
+    first = build(values, ReCoTRunConfig, f"config.arms.{name}")
+    stage = material.clips.stage._replace(model=ReCoTModel(first.recot, material.clips.stage.model.dts_config))
+    step = train_step(first, stage)
+    found = []
+    for seed in material.config.seeds:
+        folder = material.folder / f"{name}_{seed}"
+        path = folder / FIGURES_FILE
+        if not path.exists():
+            values.seed = material.run.seed + seed
+            config = build(values, ReCoTRunConfig, f"config.arms.{name}")
+            figures = one_run(config, stage, step, material, folder)
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps({"seed": seed, **figures}, indent=1) + "\n", encoding="utf-8")
+            part.replace(path)
+        found.append(json.loads(path.read_text(encoding="utf-8")))
+    return found
+
+
+def one_run(
+    config: ReCoTRunConfig, stage: ReCoTStage, step: Callable, material: Material, folder: Path
+) -> dict[str, Any]:
+    """Train one arm with one seed and measure it."""
+    clips = Clips(config, stage, material.clips.tower, material.clips.shards)
+    params = starting_params(config, stage, material.model_params, material.sample)
+    shares = {"decoder_share": count_params(params["decoder"]) / count_params(params["dts"])}
+    params, figures = train_arm(config, clips, params, step, material.sample, folder)
+    train, heldout, train_labels, labels = material.labelled
+
+    def encode(features: np.ndarray) -> np.ndarray:
+        size = config.batch_size
+        parts = [features[start : start + size] for start in range(0, len(features), size)]
+        fill = np.repeat(parts[-1][-1:], size - len(parts[-1]), axis=0)  # one shape, compiled once
+        codes = encode_clips(stage.model, params, [*parts[:-1], np.concatenate([parts[-1], fill])])
+        return np.concatenate(list(codes))[: len(features)]
+
+    batch = recot_batches(clips.shards, clips.train_ids(), config.batch_size, config.image_share, config.seed)(0)
+    known = material.known_features
+    seed, groups = config.seed % 2**31, material.groups()
+    foreground, masks = masked_foreground(stage.model, params, known, material.known.foreground, groups, seed)
+    figures |= {
+        **shares,
+        "probes": probe_codes(encode(train), encode(heldout), train_labels, labels),
+        "order": frame_order(encode, train, heldout, train_labels["direction"], labels["direction"]),
+        "foreground": foreground,
+        "query_gradients": query_gradients(stage, params, batch),
+    }
+    if config.recot.sgm.masking == "semantic":
+        draw_masks(material.known, masks, folder / "masks.png")
+    return figures
+
+
+def tower_probes(material: Material) -> dict[str, Any]:
+    """The probes on what the tower itself gives, one code per frame of the clip laid side by side: four times as long
+    as the DTS's code of four frames."""
+    train, heldout, train_labels, labels = material.labelled
+    return probe_codes(train, heldout, train_labels, labels)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        fail(f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
+    try:
+        found = report(build(CONFIG.value, ReportConfig), Path(WORKDIR.value))
+        if JSON.value:
+            Path(JSON.value).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    for claim in found["claims"]:
+        print(f"{'holds ' if claim['holds'] else 'FAILS '} {claim['claim']}: {claim['found']}")
+    sys.exit(0 if all(claim["holds"] for claim in found["claims"]) else 1)
+
+
+def fail(said: str) -> NoReturn:
+    print(f"launch.recot_report: {said}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config"])
+    app.run(main)

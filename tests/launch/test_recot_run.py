@@ -1,0 +1,67 @@
+"""A DTS on somebody's own videos, from a folder to a model that loads; with few steps."""
+
+import json
+
+import numpy as np
+import pytest
+
+import vxlpro_jax
+from configs.tiny import recot_videos
+from launch import recot_run
+from vxlpro_jax.config import build
+from vxlpro_jax.data.clip_shards import ClipShards
+from vxlpro_jax.data.synthetic import sample_video
+from vxlpro_jax.data.synthetic_files import write_video
+from vxlpro_jax.train.recot_stage import ReCoTRunConfig
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for index in range(4):
+        write_video(sample_video(1, index, 32), folder / f"{index}.mp4", size=(56, 56))
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+def config_of(videos, **changes):
+    config = recot_videos.get_config()
+    config.unlock()
+    config.data.folder = str(videos)
+    config.data.heldout_every = 5
+    config.num_steps, config.batch_size, config.optimizer.warmup_steps = 3, 4, 1
+    config.loop.log_every = config.loop.eval_every = config.loop.save_every = 3
+    for key, value in changes.items():
+        config.update_from_flattened_dict({key.replace("__", "."): value})
+    return build(config, ReCoTRunConfig)
+
+
+@pytest.mark.slow
+def test_a_folder_becomes_a_dts_that_loads_and_kept_features_change_nothing(videos, tmp_path):
+    losses = {}
+    for keep in ("features", "frames"):
+        folder = tmp_path / keep
+        found = recot_run.run(config_of(videos, data__keep=keep), folder)
+        assert list(found["broken"]) == ["broken.mp4"] and found["heldout_clips"] == 8
+        assert found["error"]["whole"] < found["baselines"]["mean_of_frames"]
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses[keep] = [line["loss"] for line in lines if "loss" in line]
+        assert ClipShards(folder / "clips", 4).take([0]).dtype == (np.float16 if keep == "features" else np.uint8)
+    np.testing.assert_allclose(losses["features"], losses["frames"], rtol=1e-4)
+    model = vxlpro_jax.load(tmp_path / "features" / "model")
+    assert model.config.dts.relative_term == "textbook"
+    assert len(model.index(videos / "0.mp4").tokens) == 8
+    # Again: it is done, and nothing is written anew.
+    before = (tmp_path / "features" / "summary.json").stat().st_mtime_ns
+    recot_run.run(config_of(videos), tmp_path / "features")
+    assert (tmp_path / "features" / "summary.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="started with another configuration: batch_size: 4 -> 5"):
+        recot_run.run(config_of(videos, batch_size=5), tmp_path / "features")
+
+
+@pytest.mark.slow
+def test_what_cannot_be_held_out_or_gone_on_from_is_told(videos, tmp_path):
+    with pytest.raises(ValueError, match="give no held-out video clip.*heldout_every"):
+        recot_run.run(config_of(videos, data__heldout_every=6), tmp_path / "a")
+    with pytest.raises(ValueError, match="config.start='model'.*relative_term"):
+        recot_run.run(config_of(videos, start="model"), tmp_path / "b")

@@ -1,0 +1,173 @@
+"""The loss of the reconstructive stage: what it counts, that it is the same from frames and from kept features, that
+micro-batches add up, and that it is learnt."""
+
+from dataclasses import replace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.small_model import SMALL, small_params
+from vxlpro_jax.data.clip_shards import ClipShards, ClipSource, write_shards
+from vxlpro_jax.models.recot import ReCoTConfig, ReCoTModel, init_recot
+from vxlpro_jax.models.sgm import SgmConfig
+from vxlpro_jax.train.losses import weighed_mean
+from vxlpro_jax.train.recot_stage import (
+    TRAINABLE,
+    ClipBatch,
+    ReCoTStage,
+    clip_features,
+    recot_batches,
+    recot_loss,
+    tower_features,
+)
+from vxlpro_jax.train.state import new_state
+from vxlpro_jax.train.step import make_train_step
+
+RNG = np.random.default_rng(0)
+SIDE = SMALL.vision.image_size
+TOWER = small_params()["vision_tower"]
+FRAMES = RNG.integers(0, 256, (24, 4, SIDE, SIDE, 3), np.uint8)
+PICTURES = RNG.integers(0, 256, (8, 1, SIDE, SIDE, 3), np.uint8)
+
+
+def stage_of(**choices) -> ReCoTStage:
+    return ReCoTStage(ReCoTModel(ReCoTConfig(**choices), SMALL.dts), SMALL.vision, "float16")
+
+
+STAGE = stage_of()
+PARAMS = nn.unbox(jax.jit(lambda: init_recot(STAGE.model.config, SMALL.dts, jax.random.key(0)))())
+LOSS = jax.jit(recot_loss(STAGE))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """The same clips as frames and as features."""
+    encode = jax.jit(lambda frames: tower_features(STAGE, {"vision_tower": TOWER}, frames))
+    found = {}
+    for keep, run in (("frames", lambda frames: frames), ("features", lambda frames: np.asarray(encode(frames)))):
+        folder = tmp_path_factory.mktemp(keep)
+        sources = [ClipSource("v", False, lambda: FRAMES), ClipSource("p", True, lambda: PICTURES)]
+        list(write_shards(folder, sources, run, {"keep": keep}))
+        found[keep] = ClipShards(folder, 4)
+    return found
+
+
+def batches(shards, size=8, seed=3):
+    return recot_batches(shards, np.arange(shards.num_clips), size, 0.25, seed)
+
+
+def test_the_loss_is_the_same_with_and_without_the_cache(kept):
+    """Bit for bit: features are rounded alike, and the draw of the masks follows the clip, not the way it is kept."""
+    from_frames, from_features = batches(kept["frames"]), batches(kept["features"])
+    for step in range(3):
+        one, other = from_frames(step), from_features(step)
+        assert one.clips.dtype == np.uint8 and other.clips.dtype == np.float16
+        np.testing.assert_array_equal(one.is_image, other.is_image)
+        first = LOSS({**PARAMS, "vision_tower": TOWER}, one, None)
+        second = LOSS(PARAMS, other, None)
+        for name in first.metrics:
+            np.testing.assert_allclose(first.metrics[name].total, second.metrics[name].total, rtol=2e-5)
+        np.testing.assert_allclose(weighed_mean(first.terms), weighed_mean(second.terms), rtol=2e-5)
+
+
+def test_no_gradient_reaches_the_tower(kept):
+    params = {**PARAMS, "vision_tower": TOWER}
+    batch = batches(kept["frames"])(0)
+    slope = jax.jit(jax.grad(lambda p, b: weighed_mean(recot_loss(STAGE)(p, b).terms)))(params, batch)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(slope["vision_tower"]))
+    # At birth the correction of the decoder is silent, so only its last map and the direct one learn there.
+    for path in (("dts", "stage_0", "conv"), ("decoder", "direct"), ("decoder", "widen"), ("sgm", "temp_query")):
+        part = slope[path[0]][path[1]] if len(path) == 2 else slope[path[0]][path[1]][path[2]]
+        assert any(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(part)), path
+    assert jnp.abs(slope["sgm"]["spatio_query"]["map"]["kernel"]).max() > 0
+    assert jnp.abs(slope["sgm"]["mask_token"]).max() > 0
+
+
+def test_a_batch_holds_its_share_of_pictures_and_follows_from_seed_and_step(kept):
+    make = batches(kept["features"])
+    one, again, other = make(5), make(5), make(6)
+    assert one.is_image.sum() == 2 and (~one.is_image).sum() == 6
+    assert jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), one, again))
+    assert (one.draw != other.draw).all()
+    assert (one.clips[one.is_image] == one.clips[one.is_image][:, :1]).all()
+    assert (one.clips[~one.is_image] != one.clips[~one.is_image][:, :1]).any()
+    videos = recot_batches(kept["features"], np.arange(24), 8, 0.25, 3)(0)
+    pictures = recot_batches(kept["features"], np.arange(24, 32), 8, 0.25, 3)(0)
+    assert not videos.is_image.any() and pictures.is_image.all()
+    with pytest.raises(ValueError, match="no clips to train on"):
+        recot_batches(kept["features"], np.arange(0), 8, 0.25, 3)
+
+
+@pytest.mark.parametrize("positions", ["all", "masked"])
+@pytest.mark.parametrize("whole_share", [0.0, 0.5])
+def test_the_loss_is_what_the_config_says(kept, positions, whole_share):
+    """Recomputed token by token from the model's own output."""
+    stage = stage_of(loss_positions=positions, whole_share=whole_share, visible_weight=0.3)
+    batch = batches(kept["features"], size=16)(1)
+    found = jax.jit(recot_loss(stage))(PARAMS, batch, None)
+    features = np.asarray(clip_features(stage, PARAMS, jnp.asarray(batch.clips)))
+    total = number = 0.0
+    num_whole = 0
+    for clip in range(16):
+        for_noise, for_whole = jax.random.split(jax.random.key(batch.draw[clip]))
+        is_whole = bool(jax.random.uniform(for_whole) < whole_share)
+        num_whole += is_whole
+        noise = jax.random.gumbel(for_noise, (1, 4, 16))
+        flags = jnp.asarray(batch.is_image[clip : clip + 1]), jnp.array([is_whole])
+        output, masking = stage.model.apply({"params": PARAMS}, jnp.asarray(features[clip : clip + 1]), *flags, noise)
+        errors = np.square(np.asarray(output.rebuilt)[0] - features[clip]).mean(-1).reshape(-1)
+        masked = np.asarray(masking.masked)[0].reshape(-1)
+        lesser = 1.0 if is_whole else 0.3 if positions == "all" else 0.0
+        total += (errors * np.where(masked, 1.0, lesser)).sum()
+        number += np.where(masked, 1.0, lesser).sum()
+    assert (num_whole > 0) == (whole_share > 0)
+    term = found.terms["reconstruction"]
+    assert float(term.number) == pytest.approx(number, rel=1e-5)
+    assert float(term.total) == pytest.approx(total, rel=1e-3)
+
+
+def test_clips_that_only_fill_the_batch_do_not_count(kept):
+    batch = batches(kept["features"])(0)
+    cut = ClipBatch(*(part[:5] for part in batch))
+    filled = batch._replace(valid=np.arange(8) < 5)
+    one, other = (LOSS(PARAMS, item, None).terms["reconstruction"] for item in (cut, filled))
+    assert float(one.number) == pytest.approx(float(other.number))
+    assert float(one.total) == pytest.approx(float(other.total), rel=1e-4)
+
+
+@pytest.mark.parametrize("masking", ["semantic", "random"])
+def test_micro_batches_add_up_and_the_stage_learns(kept, masking):
+    """The same batch in one piece and in four gives the same parameters; ten steps on it lower its loss."""
+    stage = stage_of(sgm=SgmConfig(masking=masking))
+    params = nn.unbox(jax.jit(lambda: init_recot(stage.model.config, SMALL.dts, jax.random.key(1)))())
+    batch, after = batches(kept["features"])(0), []
+    for pieces in (1, 4):
+        optimizer = optax.sgd(1e-3)
+        step = make_train_step(recot_loss(stage), TRAINABLE, optimizer)
+        state = new_state(jax.tree.map(jnp.array, params), TRAINABLE, optimizer)
+        cuts = np.array_split(np.arange(8), pieces)
+        after.append(step(state, [ClipBatch(*(part[cut] for part in batch)) for cut in cuts])[0].params)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5), *after)
+    optimizer = optax.adam(3e-3)
+    step = make_train_step(recot_loss(stage), TRAINABLE, optimizer)
+    state, seen = new_state(jax.tree.map(jnp.array, params), TRAINABLE, optimizer), []
+    for _ in range(10):
+        state, metrics = step(state, [batch])
+        seen.append(float(metrics["loss"]))
+    assert seen[-1] < 0.8 * seen[0]
+
+
+def test_run_settings_that_contradict_each_other_are_named():
+    from configs.tiny import recot
+    from vxlpro_jax.config import build
+    from vxlpro_jax.train.recot_stage import ReCoTRunConfig
+
+    config = build(recot.get_config(), ReCoTRunConfig)
+    with pytest.raises(ValueError, match="config.data.clip_frames=6: a multiple of the 4 frames"):
+        replace(config, data=replace(config.data, clip_frames=6))
+    with pytest.raises(ValueError, match="config.image_share=1.0"):
+        replace(config, image_share=1.0)

@@ -1,0 +1,185 @@
+"""The stage that teaches the DTS to keep what a frozen tower saw: its loss, its batches, its settings.
+
+Source: paper 3.2; RECOT's open choices are fields of ReCoTConfig and SgmConfig.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vxlpro_jax.data.clip_shards import ClipShards
+from vxlpro_jax.models.recot import ReCoTConfig, ReCoTModel, ReCoTOutput
+from vxlpro_jax.models.sgm import num_masked
+from vxlpro_jax.models.siglip import SiglipConfig, SiglipTower, resize_grid
+from vxlpro_jax.train.loop import LoopConfig
+from vxlpro_jax.train.losses import LossTerms, Tally, Term
+from vxlpro_jax.train.optimizers import OptimizerConfig
+from vxlpro_jax.train.state import Params
+
+Array = Any
+TRAINABLE = ("dts", "sgm", "decoder")
+
+
+@dataclass(frozen=True)
+class ClipDataConfig:
+    """Where clips come from and how they are kept.
+
+    source: "generated": the generated world, num_videos to train on and num_heldout to measure on, rendered by
+        `workers` processes. "folder": videos and pictures below `folder`, every heldout_every-th of them held out.
+    fps, max_frames: of the frames that are taken of a video of the folder.
+    clip_frames: frames per clip, whole groups. shard_clips: generated clips per file.
+    keep: "features": the tower encodes once. "frames": frames are kept and the tower runs in every step.
+    feature_dtype: of kept features; float16 halves the disk and is rounded alike with "frames".
+    """
+
+    source: Literal["generated", "folder"]
+    folder: str
+    num_videos: int
+    num_heldout: int
+    heldout_every: int
+    workers: int
+    fps: float
+    max_frames: int
+    clip_frames: int
+    shard_clips: int
+    keep: Literal["features", "frames"]
+    feature_dtype: Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class ReCoTRunConfig:
+    """A run of the stage. tower: a model whose frozen tower is used, empty for the embedded one. batch_size: clips per
+    step, image_share of them pictures.
+
+    start: "components": from the best linear code of the training features (train/recot_start.py); hundreds of steps
+    from "random" weights do not come near it (docs/recot.md). "model": from the DTS of the tower's model.
+    """
+
+    tower: str
+    start: Literal["components", "random", "model"]
+    seed: int
+    num_steps: int
+    batch_size: int
+    image_share: float
+    recot: ReCoTConfig
+    data: ClipDataConfig
+    optimizer: OptimizerConfig
+    loop: LoopConfig
+
+    def __post_init__(self):
+        group = 1 << ("none", "x2", "x4", "x8").index(self.recot.compression)
+        if self.data.clip_frames % group:
+            raise ValueError(
+                f"config.data.clip_frames={self.data.clip_frames}: a multiple of the {group} frames of a group is "
+                f"accepted (config.recot.compression={self.recot.compression!r})"
+            )
+        if not 0 <= self.image_share < 1:
+            raise ValueError(f"config.image_share={self.image_share}: a share from 0 to below 1 is accepted")
+
+
+class ClipBatch(NamedTuple):
+    """clips: frames uint8 [N, t, S, S, 3], or tower features float [N, t, g, g, E]. is_image bool [N]: True where a
+    clip is one picture repeated. valid bool [N]: False where a clip only fills the batch. draw uint32 [N]: seeds what
+    is random about a clip, so that its masking does not depend on the batch it stands in."""
+
+    clips: Array
+    is_image: Array
+    valid: Array
+    draw: Array
+
+
+class ReCoTStage(NamedTuple):
+    """What the loss needs to know: the model, the tower's sizes, and the type that features are rounded to."""
+
+    model: ReCoTModel
+    vision: SiglipConfig
+    feature_dtype: str
+
+
+def tower_features(stage: ReCoTStage, params: Params, frames: Array) -> Array:
+    """Features [N, t, g, g, E] of frames uint8 [N, t, S, S, 3]; no gradient reaches the tower."""
+    pixels = frames.reshape(-1, *frames.shape[2:]).astype(jnp.float32) / 127.5 - 1
+    tokens = SiglipTower(stage.vision).apply({"params": params["vision_tower"]}, pixels)
+    grid = resize_grid(tokens, stage.model.dts_config.grid_size).astype(stage.feature_dtype)
+    return jax.lax.stop_gradient(grid.reshape(*frames.shape[:2], *grid.shape[1:]))
+
+
+def clip_features(stage: ReCoTStage, params: Params, clips: Array) -> Array:
+    """The clips as float32 features, whatever they are kept as."""
+    features = tower_features(stage, params, clips) if clips.dtype == jnp.uint8 else clips
+    return features.astype(jnp.float32)
+
+
+def recot_loss(stage: ReCoTStage) -> Callable[[Params, ClipBatch, Any], LossTerms]:
+    """The loss as a pure function (params, batch, key) -> terms; what is random follows from the batch's `draw`."""
+    config = stage.model.config
+
+    def loss(params: Params, batch: ClipBatch, key: Any = None) -> LossTerms:
+        features = clip_features(stage, params, batch.clips)
+        size, time, grid, _, _ = features.shape
+        noise, is_whole = jax.vmap(lambda seed: _draw(seed, (time, grid * grid), config.whole_share))(batch.draw)
+        variables = {"params": {name: params[name] for name in TRAINABLE}}
+        output, masking = stage.model.apply(variables, features, batch.is_image, is_whole, noise)
+        errors = squared_errors(output, features)
+        hidden = masking.masked & batch.valid[:, None, None]
+        shown = ~masking.masked & batch.valid[:, None, None]
+        # Of a clip that is shown whole every token counts fully: nothing else of it would count.
+        lesser = config.visible_weight if config.loss_positions == "all" else 0.0
+        of_shown = jnp.where(is_whole, 1.0, lesser)
+        total = jnp.where(hidden, errors, 0).sum() + (of_shown[:, None, None] * jnp.where(shown, errors, 0)).sum()
+        count = num_masked(batch.is_image, is_whole, (time, grid * grid), config.sgm)
+        number = jnp.where(batch.valid, count + of_shown * (time * grid * grid - count), 0).sum()
+        return LossTerms(
+            {"reconstruction": Term(total, number)},
+            {
+                "error_hidden": Tally(jnp.where(hidden, errors, 0).sum(), hidden.sum()),
+                "error_shown": Tally(jnp.where(shown, errors, 0).sum(), shown.sum()),
+            },
+        )
+
+    return loss
+
+
+def squared_errors(output: ReCoTOutput, features: Array) -> Array:
+    """Squared error of each token [N, t, P], mean over its channels."""
+    errors = jnp.square(output.rebuilt.astype(jnp.float32) - features).mean(-1)
+    return errors.reshape(*errors.shape[:2], -1)
+
+
+def _draw(seed: Array, shape: tuple[int, int], whole_share: float) -> tuple[Array, Array]:
+    for_noise, for_whole = jax.random.split(jax.random.key(seed))
+    return jax.random.gumbel(for_noise, shape), jax.random.uniform(for_whole) < whole_share
+
+
+def recot_batches(
+    shards: ClipShards, chosen: np.ndarray, batch_size: int, image_share: float, seed: int
+) -> Callable[[int], ClipBatch]:
+    """step -> a batch of random clips among the chosen, image_share of them pictures (all of one kind where there is no
+    other).
+
+    Raises ValueError where nothing is chosen.
+    """
+    pictures, videos = chosen[shards.is_image[chosen]], chosen[~shards.is_image[chosen]]
+    if not len(chosen):
+        raise ValueError(f"{shards.folder} holds no clips to train on")
+    num_pictures = (
+        round(batch_size * image_share) if len(pictures) and len(videos) else batch_size * bool(len(pictures))
+    )
+
+    def make(step: int) -> ClipBatch:
+        rng = np.random.default_rng([seed, step])
+        parts = ((pictures, num_pictures), (videos, batch_size - num_pictures))
+        picked = np.concatenate([rng.choice(pool, count) if count else pool[:0] for pool, count in parts])
+        return make_batch(shards, picked, batch_size, rng.integers(0, 2**32, batch_size, np.uint32))
+
+    return make
+
+
+def make_batch(shards: ClipShards, picked: np.ndarray, batch_size: int, draw: np.ndarray) -> ClipBatch:
+    """The picked clips, filled up to batch_size by the last one."""
+    filled = np.concatenate([picked, np.repeat(picked[-1:], batch_size - len(picked))])
+    return ClipBatch(shards.take(filled), shards.is_image[filled], np.arange(batch_size) < len(picked), draw)
