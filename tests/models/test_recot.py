@@ -73,7 +73,8 @@ def test_clips_of_several_groups_come_back_in_their_shape(compression, packing):
     config = ReCoTConfig(compression=compression, frame_packing=packing)
     model, clips = ReCoTModel(config, SMALL.dts), features(2, 8)
     flags, noise = jnp.zeros(2, bool), jnp.zeros((2, 8, 16))
-    output, masking = jax.jit(model.apply)({"params": fresh(config)}, clips, flags, flags, noise)
+    params = nn.unbox(jax.eval_shape(lambda: init_recot(config, SMALL.dts, jax.random.key(0))))
+    output, masking = jax.eval_shape(model.apply, {"params": params}, clips, flags, flags, noise)
     assert output.rebuilt.shape == clips.shape
     assert output.code.shape == (2, 8 // config.dts_of(SMALL.dts).frames_per_group, 4, 4, 16)
     assert masking.masked.shape == (2, 8, 16)
@@ -104,8 +105,9 @@ def test_the_code_of_whole_clips_is_the_dts_of_the_unmasked_path():
     config = ReCoTConfig()
     model, params, clips = ReCoTModel(config, SMALL.dts), fresh(config), features(2, 4)
     flags, whole = jnp.zeros(2, bool), jnp.ones(2, bool)
-    output, _ = model.apply({"params": params}, clips, flags, whole, jnp.zeros((2, 4, 16)))
-    code = model.apply({"params": {"dts": params["dts"]}}, clips, method=ReCoTModel.encode)
+    output, _ = jax.jit(model.apply)({"params": params}, clips, flags, whole, jnp.zeros((2, 4, 16)))
+    encode = jax.jit(lambda dts, x: model.apply({"params": {"dts": dts}}, x, method=ReCoTModel.encode))
+    code = encode(params["dts"], clips)
     np.testing.assert_allclose(code, output.code, atol=1e-5)
 
 

@@ -115,6 +115,7 @@ def test_masks_learn_to_hide_what_is_cheap():
     features = jnp.asarray(features + 2 * loud[..., None].astype(np.float32))
     flags = jnp.zeros(64, bool)
 
+    @jax.jit
     def masked(params, seed):
         noise = jax.random.gumbel(jax.random.key(seed), loud.shape)
         return masker.apply({"params": params}, features, flags, flags, noise)[0]

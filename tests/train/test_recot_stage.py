@@ -19,7 +19,6 @@ from vxlpro_jax.train.recot_stage import (
     TRAINABLE,
     ClipBatch,
     ReCoTStage,
-    clip_features,
     recot_batches,
     recot_loss,
     tower_features,
@@ -102,29 +101,26 @@ def test_a_batch_holds_its_share_of_pictures_and_follows_from_seed_and_step(kept
         recot_batches(kept["features"], np.arange(0), 8, 0.25, 3)
 
 
-@pytest.mark.parametrize("positions", ["all", "masked"])
-@pytest.mark.parametrize("whole_share", [0.0, 0.5])
+@pytest.mark.parametrize(("positions", "whole_share"), [("all", 0.5), ("masked", 0.0)])
 def test_the_loss_is_what_the_config_says(kept, positions, whole_share):
     """Recomputed token by token from the model's own output."""
     stage = stage_of(loss_positions=positions, whole_share=whole_share, visible_weight=0.3)
-    batch = batches(kept["features"], size=16)(1)
+    batch = batches(kept["features"])(1)
     found = jax.jit(recot_loss(stage))(PARAMS, batch, None)
-    features = np.asarray(clip_features(stage, PARAMS, jnp.asarray(batch.clips)))
+    features = jnp.asarray(batch.clips, jnp.float32)
+    draws = [jax.random.split(jax.random.key(seed)) for seed in batch.draw]
+    noise = jnp.stack([jax.random.gumbel(for_noise, (4, 16)) for for_noise, _ in draws])
+    is_whole = np.array([bool(jax.random.uniform(for_whole) < whole_share) for _, for_whole in draws])
+    flags = jnp.asarray(batch.is_image), jnp.asarray(is_whole)
+    output, masking = jax.jit(stage.model.apply)({"params": PARAMS}, features, *flags, noise)
+    assert is_whole.any() == (whole_share > 0)
     total = number = 0.0
-    num_whole = 0
-    for clip in range(16):
-        for_noise, for_whole = jax.random.split(jax.random.key(batch.draw[clip]))
-        is_whole = bool(jax.random.uniform(for_whole) < whole_share)
-        num_whole += is_whole
-        noise = jax.random.gumbel(for_noise, (1, 4, 16))
-        flags = jnp.asarray(batch.is_image[clip : clip + 1]), jnp.array([is_whole])
-        output, masking = stage.model.apply({"params": PARAMS}, jnp.asarray(features[clip : clip + 1]), *flags, noise)
-        errors = np.square(np.asarray(output.rebuilt)[0] - features[clip]).mean(-1).reshape(-1)
-        masked = np.asarray(masking.masked)[0].reshape(-1)
-        lesser = 1.0 if is_whole else 0.3 if positions == "all" else 0.0
-        total += (errors * np.where(masked, 1.0, lesser)).sum()
-        number += np.where(masked, 1.0, lesser).sum()
-    assert (num_whole > 0) == (whole_share > 0)
+    for clip in range(8):
+        errors = np.square(np.asarray(output.rebuilt - features)[clip]).mean(-1).reshape(-1)
+        lesser = 1.0 if is_whole[clip] else 0.3 if positions == "all" else 0.0
+        weights = np.where(np.asarray(masking.masked)[clip].reshape(-1), 1.0, lesser)
+        total += (errors * weights).sum()
+        number += weights.sum()
     term = found.terms["reconstruction"]
     assert float(term.number) == pytest.approx(number, rel=1e-5)
     assert float(term.total) == pytest.approx(total, rel=1e-3)
