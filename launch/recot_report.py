@@ -13,12 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from launch.command_line import fail, flags_parser
 from launch.recot_page import claims_of, draw_masks, draw_runs, page_of
 from launch.recot_run import (
     Clips,
@@ -49,6 +50,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file of 
 WORKDIR = flags.DEFINE_string("workdir", "runs/tiny/recot_report", "folder of the report")
 JSON = flags.DEFINE_string("json", None, "also write the report to this file")
 FIGURES_FILE = "figures.json"
+COMMAND = "launch.recot_report"
 
 
 @dataclass(frozen=True)
@@ -191,24 +193,20 @@ def tower_probes(material: Material) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
-        fail(f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
+        fail(COMMAND, f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
     try:
         found = report(build(CONFIG.value, ReportConfig), Path(WORKDIR.value))
         if JSON.value:
             Path(JSON.value).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(COMMAND, str(error))
     for claim in found["claims"]:
         print(f"{'holds ' if claim['holds'] else 'FAILS '} {claim['claim']}: {claim['found']}")
     sys.exit(0 if all(claim["holds"] for claim in found["claims"]) else 1)
 
 
-def fail(said: str) -> NoReturn:
-    print(f"launch.recot_report: {said}", file=sys.stderr)
-    sys.exit(2)
-
-
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config"])
-    app.run(main)
+    app.run(main, flags_parser=flags_parser(COMMAND))

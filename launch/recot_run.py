@@ -49,6 +49,9 @@ HELDOUT = "heldout "
 DTS_FOLDER, MODEL_FOLDER, SUMMARY_FILE = "recot", "model", "summary.json"
 
 
+_features = jax.jit(clip_features, static_argnums=0)
+
+
 @dataclass
 class Clips:
     """The clips of a run: shards, and which are for training and which are held out."""
@@ -82,9 +85,8 @@ class Clips:
 
     def features(self, chosen: np.ndarray) -> Iterator[np.ndarray]:
         """float32 features of the chosen clips, batch by batch of at most batch_size."""
-        encode = jax.jit(partial(clip_features, self.stage))
         for part in np.array_split(chosen, -(-len(chosen) // self.config.batch_size)):
-            yield np.asarray(encode({"vision_tower": self.tower}, self.shards.take(part)))
+            yield np.asarray(_features(self.stage, {"vision_tower": self.tower}, self.shards.take(part)))
 
     def sample(self) -> np.ndarray:
         """Features of as many training clips as fitting linear maps takes."""

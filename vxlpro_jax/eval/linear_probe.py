@@ -15,7 +15,7 @@ import optax
 from vxlpro_jax.eval.benchmark import share_interval
 
 PENALTY = 1e-3  # of the squared weights beside the mean cross entropy; features have unit variance
-STEPS = 60  # of L-BFGS; the loss has settled by then
+STEPS = 40  # of L-BFGS; the loss has settled by then
 
 
 class Probe(NamedTuple):

@@ -4,6 +4,7 @@ Source: paper 3.2 and 4.8 (what each part is said to do); the measures are ours.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -127,13 +128,14 @@ def masked_foreground(
 def query_gradients(stage: ReCoTStage, params: Any, batch: ClipBatch) -> dict[str, float]:
     """Norm of the loss's gradient by each Query; empty under random masking."""
 
-    @jax.jit
-    def gradient(sgm, rest, batch):
-        return jax.grad(lambda sgm: weighed_mean(recot_loss(stage)({**rest, "sgm": sgm}, batch, None).terms))(sgm)
-
-    found = gradient(params["sgm"], {name: part for name, part in params.items() if name != "sgm"}, batch)
+    found = _masker_gradient(stage, params["sgm"], {k: part for k, part in params.items() if k != "sgm"}, batch)
     return {
         name: float(jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(part))))
         for name, part in found.items()
         if name.endswith("query")
     }
+
+
+@partial(jax.jit, static_argnums=0)
+def _masker_gradient(stage: ReCoTStage, sgm: Any, rest: Any, batch: ClipBatch) -> Any:
+    return jax.grad(lambda sgm: weighed_mean(recot_loss(stage)({**rest, "sgm": sgm}, batch, None).terms))(sgm)
