@@ -95,7 +95,7 @@ def test_probes_read_what_the_code_holds():
     code[..., 0] += labels["colour"][:, None, None, None]
     half = {name: value[:150] for name, value in labels.items()}, {name: value[150:] for name, value in labels.items()}
     found = probe_codes(code[:150], code[150:], *half)
-    assert found["colour"]["accuracy"] > 0.95 and found["glyph"]["low"] < 0.5 < found["glyph"]["high"]
+    assert found["colour"]["accuracy"] > 0.95 and abs(found["glyph"]["accuracy"] - 0.5) < 0.2
 
 
 @pytest.mark.parametrize("masking", ["semantic", "random"])

@@ -131,11 +131,11 @@ def test_every_parameter_is_born_sharded(query):
     """Each leaf declares axes that the rules know, and the result is the same on a mesh as on one device."""
     config = ReCoTConfig(sgm=SgmConfig(query=query, num_query_vectors=4))
     mesh = make_mesh({"data": 2, "tensor": 2})
-    dts = replace(SMALL.dts, dim=32, num_norm_groups=4)
+    dts = replace(SMALL.dts, dim=64, num_norm_groups=4)  # at 32 the decoder would be 21 wide
     sharded = init_sharded(lambda key: init_recot(config, dts, key), jax.random.key(0), mesh, FSDP_TENSOR)
     spread = [leaf for leaf in jax.tree.leaves(sharded) if len(leaf.sharding.device_set) == 4]
     assert len(spread) == len(jax.tree.leaves(sharded))
-    clips, flags = features(4, 4, dim=32), jnp.zeros(4, bool)
+    clips, flags = features(4, 4, dim=64), jnp.zeros(4, bool)
     noise = jax.random.gumbel(jax.random.key(1), (4, 4, 16))
     plain = jax.device_get(sharded)
     found = []

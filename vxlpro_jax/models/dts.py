@@ -46,8 +46,8 @@ class DtsConfig:
         return self.frames_per_group.bit_length() - 1
 
 
-def with_compression(config: DtsConfig, compression: Compression) -> DtsConfig:
-    """The same DTS with 0 ("none") to 3 ("x8") stages: 1, 2, 4 or 8 frames become one.
+def with_compression(config: DtsConfig, compression: str) -> DtsConfig:
+    """The same DTS with 0 ("none") to 3 ("x8") stages (Compression): 1, 2, 4 or 8 frames become one.
 
     With a grid of 24 that is 576, 288, 144 and 72 tokens per frame before pooling. Differs: the paper's tables 4 and 5
     name 576, 256, 144 and 72; 256 fits no whole number of stages. Raises ValueError for another name.

@@ -31,7 +31,7 @@ from vxlpro_jax.parallel.axes import Rules, constrain
 
 DECODER_SHARE = 0.5  # of the encoder's parameters (paper 3.2)
 DECODER_TOLERANCE = 0.05  # of that share
-WIDTH_STEPS = ((512, 8), (64, 4), (1, 1))  # (DTS at least so wide, step of the decoder's width): finer would not help
+WIDTH_STEPS = ((512, 8), (128, 4), (48, 2), (1, 1))  # (DTS at least so wide, step of the decoder's width)
 
 
 @dataclass(frozen=True)
