@@ -133,7 +133,7 @@ TINY = replace(
         mlp_dim=256,
         tie_embeddings=False,
     ),
-    max_context_len=384,  # 256 rows of prompt, as it was trained, and 128 that ask() leaves for the answer
+    max_context_len=280,  # 152 rows of prompt, the longest it was trained on, and 128 that ask() leaves for the answer
     label_mask="answers",
 )
 
