@@ -12,7 +12,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 # What the wheel is asked in its empty environment, and what it must answer.
 WHEEL_VIDEO ?= vxlpro_jax/assets/demo.mp4
 WHEEL_QUESTION ?= Which digit is on the card?
-WHEEL_ANSWER ?= 2
+WHEEL_ANSWER ?= 5
 
 .PHONY: help venv demo test slow parity lint bench tiny wheel-test clean
 .DEFAULT_GOAL := help

@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import logging
+from ml_collections import ConfigDict
 
 from launch import train_stage
+from launch.command_line import fail, read_command
 from vxlpro_jax.config import TrainConfig, build
 from vxlpro_jax.eval.arms import Claim, summarise, to_markdown
 
 matplotlib.use("Agg")  # before pyplot: no window is wanted
 from matplotlib import pyplot  # noqa: E402
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file of the comparison")
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the result; the runs stand beside it")
-JSON = flags.DEFINE_string("json", None, "also write the result to this file")
+COMMAND = "launch.ablate"
+OPTIONS = {"workdir": "folder of the result; the runs stand beside it", "json": "also write the result to this file"}
 
 
 @dataclass(frozen=True)
@@ -109,21 +109,18 @@ def draw(result: dict[str, Any], marks: tuple[str, ...], path: Path) -> None:
     pyplot.close(figure)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str] | None = None) -> int:
     logging.set_verbosity(logging.WARNING)
+    config, options = read_command(COMMAND, sys.argv[1:] if argv is None else argv, OPTIONS, ("config", "workdir"))
     try:
-        if len(argv) > 1:
-            raise ValueError(f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
-        result = run(CONFIG.value, Path(WORKDIR.value))
-        if JSON.value:
-            Path(JSON.value).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        result = run(config, Path(str(options["workdir"])))
+        if options["json"]:
+            Path(options["json"]).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
-        print(f"launch.ablate: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(to_markdown(result, CONFIG.value.marks))
-    sys.exit(0 if all(claim["holds"] for claim in result["claims"]) else 1)
+        fail(COMMAND, str(error))
+    print(to_markdown(result, config.marks))
+    return 0 if all(claim["holds"] for claim in result["claims"]) else 1
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    sys.exit(main())

@@ -4,16 +4,14 @@ Source: ours (docs/data.md).
 """
 
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from absl import flags
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from launch.command_line import fail
+from launch.command_line import fail, read_command
 from vxlpro_jax.config import build
 from vxlpro_jax.data.pipeline import DataConfig
 from vxlpro_jax.data.samples import ModelShape
@@ -41,29 +39,11 @@ def parse(argv: list[str], command: str, options: dict[str, str]) -> tuple[DataS
     --config may be a mixture itself (.yaml, .json, .jsonl): then the rest is as in configs/data/feed.py. Ends the
     program with code 2 where something is wrong.
     """
-    words = [command, *_with_mixture(argv)]
     options = {**options, "part": "which block of a configuration with several (default train)"}
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", None, "a configuration", flag_values=values, sys_argv=words)
-    for name, purpose in options.items():
-        flags.DEFINE_string(name, None, purpose, flag_values=values)
-    if {"-h", "--help"} & set(argv):
-        print(f"usage: python -m {command} --config=FILE [--config.KEY=VALUE]")
-        print("".join(f"  --{name}=...  {purpose}\n" for name, purpose in options.items()), end="")
-        sys.exit(0)
+    config, values = read_command(command, _with_mixture(argv), options)
     try:
-        rest = values(words)[1:]
-        if rest:
-            fail(command, f"{rest} are no arguments: options are given as --NAME=VALUE, keys as --config.KEY=VALUE")
-        if holder.value is None:
-            fail(command, "--config=FILE is needed: a configuration (configs/data/feed.py) or a mixture (.yaml)")
-        settings = read_settings(holder.value, values.part or "train")
-        return settings, {name: getattr(values, name) for name in options if name != "part"}
-    except (AttributeError, KeyError) as error:  # an unknown --config.KEY; the text names the nearest key
-        given = ", ".join(word for word in argv if word.startswith("--config."))
-        said = str(error).replace("\\'", "").replace("\\nD", "; d").strip("'\"")
-        fail(command, f"{given}: the configuration has no key {said}")
-    except (flags.Error, ValueError, TypeError, OSError) as error:
+        return read_settings(config, values.pop("part") or "train"), values
+    except ValueError as error:
         fail(command, str(error))
 
 

@@ -21,12 +21,12 @@ from typing import Any
 import jax
 import numpy as np
 import pyarrow.parquet as parquet
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import logging
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from configs import prune as prune_config
-from launch.command_line import fail, flags_parser
+from launch.command_line import fail, read_command
 from launch.prune_run import prune, read_config, write_whole
 from launch.record_feed import RecordFeed, cached_group_features
 from vxlpro_jax.config import build
@@ -45,10 +45,7 @@ from vxlpro_jax.train.state import Params, new_state
 from vxlpro_jax.train.step import TrainStep, make_train_step
 
 COMMAND = "launch.prune_ablation"
-CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file")
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
-JSON = flags.DEFINE_string("json", None, "also write the result to this file")
-
+OPTIONS = {"workdir": "folder of the run", "json": "also write the result to this file"}
 BEFORE, RANDOM, RANDOM_TWICE, PRUNED = "before fine-tuning", "random N", "random 2N", "pruned N"
 ARMS = (RANDOM, RANDOM_TWICE, PRUNED)
 EVAL_BATCH, QUESTIONS_PER_VIDEO = 30, 6
@@ -255,22 +252,20 @@ def _said(found: Mapping[str, Any], sign: str = "") -> str:
     return f"{found['mean']:{sign}.3f}{deviation}"
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str] | None = None) -> int:
     logging.set_verbosity(logging.WARNING)
-    if len(argv) > 1:
-        fail(COMMAND, f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
+    config, options = read_command(COMMAND, sys.argv[1:] if argv is None else argv, OPTIONS, ("config", "workdir"))
     try:
-        result = run(check(CONFIG.value), Path(WORKDIR.value))
-        if JSON.value:
-            write_whole(Path(JSON.value), json.dumps(result, indent=1, allow_nan=False) + "\n")
+        result = run(check(config), Path(str(options["workdir"])))
+        if options["json"]:
+            write_whole(Path(options["json"]), json.dumps(result, indent=1, allow_nan=False) + "\n")
     except (ValueError, OSError) as error:
         fail(COMMAND, str(error))
     print(to_markdown(result))
     if not result["passed"]:
         print(f"{PRUNED} is not better than {RANDOM} in every world", file=sys.stderr)
-        sys.exit(1)
+    return 0 if result["passed"] else 1
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=flags_parser(COMMAND))
+    sys.exit(main())

@@ -24,7 +24,7 @@ SHAPE = ModelShape(  # the embedded model's; written out because workers that im
     frames_per_group=4,
     tokens_per_group=4,
     stamps=StampConfig(text="t{:04.0f}", num_tokens=3),
-    max_context_len=384,
+    max_context_len=280,
     short_group="pad_last",
     label_mask="answers",
     picture_views="anyres",

@@ -21,7 +21,7 @@ def test_a_mixture_stands_for_a_configuration():
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ([], "--config=FILE is needed"),
+        ([], "--config is needed"),
         (["--config=a.yaml", "more"], "['more'] are no arguments"),
         (["--config=a.yaml", "--config.data.max_mdia=3"], "did you mean"),
         (["--config=a.yaml", "--config.data.workers=many"], "workers"),

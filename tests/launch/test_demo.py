@@ -10,7 +10,7 @@ from vxlpro_jax.data.synthetic import sample_video
 from vxlpro_jax.data.synthetic_files import truth_rows
 from vxlpro_jax.data.synthetic_questions import sample_questions
 
-SEED, LENGTH_S = 351, 132
+SEED, LENGTH_S = 352, 132
 
 
 def test_the_truth_is_the_worlds():
