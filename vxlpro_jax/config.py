@@ -193,9 +193,14 @@ def _check_data(config: TrainConfig) -> None:
             f"config.loop.best_metric={config.loop.best_metric!r}, but there is no config.data.heldout to judge by: "
             "give one, or leave best_metric empty."
         )
+    missing = [
+        f"config.data.{name}.mixture={data.mixture!r}: there is no such file."
+        for name, data in config.data.items()
+        if not Path(data.mixture).is_file()
+    ]
+    if missing:
+        raise ValueError(" ".join(missing))
     for name, data in config.data.items():
-        if not Path(data.mixture).is_file():
-            raise ValueError(f"config.data.{name}.mixture={data.mixture!r}: there is no such file.")
         if data.prompt == "none":
             raise ValueError(f"config.data.{name}.prompt='none': stage.loss='clips' needs questions.")
         if not data.buckets:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,12 +28,16 @@ def test_wrong_keys_values_and_files(arguments, told, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+# Files that are there; what is in them is not looked at before the rest is checked.
+ANY_FILES = [f"--config.data.{name}.mixture={Path(__file__)}" for name in ("train", "heldout")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["--config.preset=tyni"], "config.preset='tyni': one of"),
-        (["--config.init_from=no/where"], "config.init_from='no/where'"),
+        (["--config.init_from=no/where", *ANY_FILES], "config.init_from='no/where'"),
         (["--config.data.train.mixture=no.yaml"], "config.data.train.mixture='no.yaml': there is no such file"),
         (["surplus"], "are no arguments"),
     ],
