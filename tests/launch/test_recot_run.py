@@ -28,7 +28,7 @@ def config_of(videos, **changes):
     config = recot_videos.get_config()
     config.unlock()
     config.data.folder = str(videos)
-    config.data.heldout_every = 5
+    config.data.heldout_every = 4
     config.num_steps, config.batch_size, config.optimizer.warmup_steps = 3, 4, 1
     config.loop.log_every = config.loop.eval_every = config.loop.save_every = 3
     for key, value in changes.items():
