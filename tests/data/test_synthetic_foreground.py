@@ -12,7 +12,7 @@ def test_each_clip_shows_its_event_where_it_is_marked():
     share = CLIPS.foreground.mean((1, 2, 3))
     assert (share > 0.01).all() and (share < 0.9).all()
     assert not CLIPS.foreground[~CLIPS.shown].any() and CLIPS.foreground[CLIPS.shown].any((1, 2)).all()
-    assert set(CLIPS.shown.sum(1)) == {1, 2, 3, 4}
+    assert {1, 4} < set(CLIPS.shown.sum(1)) <= {1, 2, 3, 4}  # brief ones, lasting ones, and some between
     assert ((CLIPS.direction >= 0) == (CLIPS.kind == CAST.index("mover"))).all()
     assert set(CLIPS.kind) == {0, 1, 2}
 

@@ -89,6 +89,7 @@ def test_labels_are_those_of_the_chosen_clips_and_a_glimpse_has_no_direction():
     assert labels["direction"].tolist() == [2, -1, -1] and labels["colour"].tolist() == [5, 4, -1]
 
 
+@pytest.mark.slow
 def test_probes_read_what_the_code_holds():
     labels = {name: RNG.integers(0, 2, 300) for name in ("kind", "glyph", "colour", "direction")}
     code = 0.3 * RNG.standard_normal((300, 1, 4, 4, 8)).astype(np.float32)

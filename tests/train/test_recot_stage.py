@@ -135,6 +135,7 @@ def test_clips_that_only_fill_the_batch_do_not_count(kept):
     assert float(one.total) == pytest.approx(float(other.total), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masking", ["semantic", "random"])
 def test_micro_batches_add_up_and_the_stage_learns(kept, masking):
     """The same batch in one piece and in four gives the same parameters; twenty steps on it lower its loss."""
