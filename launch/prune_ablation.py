@@ -36,6 +36,7 @@ from vxlpro_jax.data.records import Record, read_records, write_records
 from vxlpro_jax.data.row_log import RowLog
 from vxlpro_jax.data.synthetic_pool import write_pool
 from vxlpro_jax.data.tokenizer import load_tokenizer
+from vxlpro_jax.eval.arms import spread
 from vxlpro_jax.loading import EMBEDDED
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.train.answer_feed import mark_batches
@@ -222,12 +223,6 @@ def summarise(rows: Sequence[Mapping[str, Any]], settings: AblationConfig) -> di
             differences.setdefault(other, {})[world] = spread(values)
     better = all(found["mean"] > 0 for found in differences[RANDOM].values())
     return {"arms": arms, "pruned_minus": differences, "passed": better, "rows": list(rows)}
-
-
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard deviation (None of a single seed) and the values themselves."""
-    deviation = round(float(np.std(values, ddof=1)), 4) if len(values) > 1 else None
-    return {"mean": round(float(np.mean(values)), 4), "deviation": deviation, "values": [round(v, 4) for v in values]}
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:

@@ -39,8 +39,9 @@ if __name__ == "__main__":
 """
 
 
-def start(tmp_path: Path, annotations: Path, workdir: Path, workers=0, process=(0, 1), steps=(0, NUM_STEPS)):
-    script = tmp_path / "one_process.py"
+def start(annotations: Path, workdir: Path, workers=0, process=(0, 1), steps=(0, NUM_STEPS)):
+    workdir.mkdir()
+    script = workdir / "one_process.py"  # its own: one that another start rewrites is empty for a moment
     script.write_text(PROCESS)
     arguments = [annotations, workdir, workers, *process, *steps]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
@@ -79,7 +80,7 @@ def test_a_step_is_what_it_is_wherever_one_begins(small_set, tmp_path, expected)
 
 def check_runs(runs, tmp_path: Path, annotations: Path, expected: list[str]) -> None:
     """Runs each (workers, process) by itself, all at once, and compares what they made."""
-    started = {run: start(tmp_path, annotations, tmp_path / f"run{run[0]}", *run) for run in runs}
+    started = {run: start(annotations, tmp_path / f"run{number}", *run) for number, run in enumerate(runs)}
     found = {run: finished(process) for run, process in started.items()}
     for workers, process in runs:
         if process == (0, 1):
@@ -100,12 +101,12 @@ def test_workers_and_processes_change_nothing(small_set, tmp_path, expected):
 def test_every_number_of_workers_and_processes(small_set, tmp_path, expected):
     runs = [(workers, (0, 1)) for workers in (0, 1, 2, 3)] + [(workers, (workers, 2)) for workers in (0, 1)]
     check_runs(runs, tmp_path, small_set, expected)
-    resumed = start(tmp_path, small_set, tmp_path / "resumed", 2, (0, 1), (2, NUM_STEPS))
+    resumed = start(small_set, tmp_path / "resumed", 2, (0, 1), (2, NUM_STEPS))
     assert [line["digest"] for line in finished(resumed).values()] == expected[2:]
 
 
 def test_workers_end_with_the_process_that_is_killed(small_set, tmp_path):
-    process = start(tmp_path, small_set, tmp_path / "run", workers=1, steps=(0, 10**6))
+    process = start(small_set, tmp_path / "run", workers=1, steps=(0, 10**6))
     assert process.stdout.readline(), "it runs"
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     assert children

@@ -8,8 +8,8 @@ import pytest
 from tests.complete_bank import complete_bank
 from vxlpro_jax.data.synthetic import sample_video
 from vxlpro_jax.data.synthetic_bank import GLYPHS, KINDS, build_bank, join_banks
-from vxlpro_jax.data.synthetic_guess import CHOICES, GuessRows, blank_video, possible_answers, shuffled_video
-from vxlpro_jax.data.synthetic_questions import QUESTION_KINDS
+from vxlpro_jax.data.synthetic_guess import GuessRows, blank_video, possible_answers, shuffled_video
+from vxlpro_jax.data.synthetic_questions import CANDIDATES, QUESTION_KINDS
 from vxlpro_jax.data.synthetic_render import render_frames
 from vxlpro_jax.data.synthetic_rows import BankIndex
 
@@ -59,7 +59,7 @@ def test_the_three_kinds_of_video_all_come(rows):
 
 def test_guesses_are_spread_evenly_over_what_the_question_leaves_open(rows):
     _, drawn = rows
-    for kind, choices in CHOICES.items():
+    for kind, choices in CANDIDATES.items():
         found = Counter(row.answer for row in drawn if QUESTION_KINDS[row.kind] == kind)
         assert set(found) <= set(choices) and (found.total() < 60 or len(found) == len(choices)), kind
     assert possible_answers("when", "", np.array([4, 8])) == ["at 0004 s", "at 0008 s"]

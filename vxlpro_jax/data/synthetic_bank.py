@@ -27,6 +27,7 @@ KIND_SHARES = (0.14, 0.26, 0.32, 0.25, 0.03)
 GLYPHS = (*SHAPES, *DIGITS)
 COLOUR_NAMES = tuple(COLOURS)
 GROUPS_PER_VIDEO, QUARTERS = 16, 4
+MIN_FRAMES_OF_MOTION = 2  # a mover seen in one frame alone has no direction
 DrawVideo: TypeAlias = Callable[..., "GroupBank"]  # (seed, index, image_size, frames_per_group), as bank_video
 STRETCHED_SHARE = 0.2  # of painted groups: drawn on a wider canvas, which the resize squashes
 # (height, width) of the encoded file: mostly the world's default, some others, and wide ones that the resize squashes.

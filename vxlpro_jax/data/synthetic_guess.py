@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vxlpro_jax.data.synthetic import COLOURS, DIGITS, DIRECTIONS, SHAPES, sample_video
+from vxlpro_jax.data.synthetic import sample_video
 from vxlpro_jax.data.synthetic_bank import (
     GROUPS_PER_VIDEO,
     SIZE_SHARES,
@@ -19,11 +19,10 @@ from vxlpro_jax.data.synthetic_bank import (
     resize_frame,
     through_codec,
 )
-from vxlpro_jax.data.synthetic_questions import QUESTION_KINDS, WHEN_ANSWER, draw_question
+from vxlpro_jax.data.synthetic_questions import CANDIDATES, QUESTION_KINDS, WHEN_ANSWER, draw_question
 from vxlpro_jax.data.synthetic_render import render_frames
 from vxlpro_jax.data.synthetic_rows import BankIndex, ComposedRow, compose_row
 
-CHOICES = {"shape": SHAPES, "colour": tuple(COLOURS), "digit": DIGITS, "direction": DIRECTIONS}
 BLANK_SHARE, SHUFFLED_SHARE = 0.25, 0.4  # of guessed rows; in the others what is asked about is missing
 SHUFFLED_KINDS = ("direction", "first")
 
@@ -120,4 +119,4 @@ def possible_answers(kind: str, question: str, times_s: np.ndarray) -> list[str]
         if named is None:
             raise ValueError(f"{question!r} names no two things (data/synthetic_questions.py).")
         return [f"the {name}" for name in named.groups()]
-    return list(CHOICES[kind])
+    return list(CANDIDATES[kind])

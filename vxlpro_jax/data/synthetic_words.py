@@ -7,12 +7,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vxlpro_jax.data.synthetic_bank import COLOUR_NAMES, DIRECTIONS, GLYPHS, GROUPS_PER_VIDEO, KINDS, GroupBank
+from vxlpro_jax.data.synthetic_bank import (
+    COLOUR_NAMES,
+    DIRECTIONS,
+    GLYPHS,
+    GROUPS_PER_VIDEO,
+    KINDS,
+    MIN_FRAMES_OF_MOTION,
+    GroupBank,
+)
 
 WORDS_PER_GROUP = 4
 NO_WORD = -1
 TEXTURE_SIGNS = "!#$%&*+/<=>@^|~"  # two of them name the texture of a group without an event
-MIN_FRAMES_OF_MOTION = 2  # a mover seen in one frame alone has no direction
 
 
 def group_words(bank: GroupBank, encode: Callable[[str], list[int]]) -> np.ndarray:

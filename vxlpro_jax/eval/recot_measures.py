@@ -12,14 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vxlpro_jax.data.synthetic import DIRECTIONS
-from vxlpro_jax.data.synthetic_bank import COLOUR_NAMES, GLYPHS, KINDS, GroupBank
+from vxlpro_jax.data.synthetic_bank import COLOUR_NAMES, GLYPHS, KINDS, MIN_FRAMES_OF_MOTION, GroupBank
 from vxlpro_jax.eval.linear_probe import fit_probe, try_probe
 from vxlpro_jax.models.recot import ReCoTModel
 from vxlpro_jax.train.losses import weighed_mean
 from vxlpro_jax.train.recot_stage import ClipBatch, ReCoTStage, recot_loss
 
 Encode = Callable[[np.ndarray], np.ndarray]
-MIN_FRAMES_OF_MOTION = 2  # a mover seen in one frame alone has no direction
 CLASSES = {"kind": len(KINDS), "glyph": len(GLYPHS), "colour": len(COLOUR_NAMES), "direction": len(DIRECTIONS)}
 OPPOSITE = np.array([DIRECTIONS.index(name) for name in ("right", "left", "down", "up")])
 

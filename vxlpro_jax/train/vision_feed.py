@@ -8,13 +8,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from vxlpro_jax.data.synthetic_bank import KINDS, GroupBank, repaint, take, take_frames
+from vxlpro_jax.data.synthetic_bank import KINDS, MIN_FRAMES_OF_MOTION, GroupBank, repaint, take, take_frames
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.train.stages import VisionBatch, dts_features
 from vxlpro_jax.train.state import Params
 
 PLACES = ("column", "row")
-MIN_FRAMES_OF_MOTION = 2  # a mover seen in one frame alone has no direction
 
 
 # Kinds in a batch, in the order of synthetic_bank.KINDS. Ten digits need more examples than six shapes; with few
