@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vxlpro_jax.train.optimizers import OptimizerConfig, make_optimizer, rate_schedule
+from vxlpro_jax.models.presets import PRESETS
+from vxlpro_jax.models.video_xl_pro import abstract_params
+from vxlpro_jax.train.optimizers import OptimizerConfig, decays, make_optimizer, rate_schedule
+from vxlpro_jax.train.state import split_params
 
 CONFIG = OptimizerConfig(0.01, warmup_steps=10, final_share=0.1, weight_decay=0.0, beta2=0.98, clip_norm=1.0)
 
@@ -30,12 +33,37 @@ def test_large_gradients_are_clipped_to_the_norm():
         assert max(float(jnp.abs(leaf).max()) for leaf in first_moment if leaf.shape == (2, 2)) == pytest.approx(0.05)
 
 
-def test_weight_decay_touches_matrices_alone():
-    config = OptimizerConfig(0.01, 1, 0.1, weight_decay=0.5, beta2=0.98, clip_norm=1.0)
-    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-    optimizer = make_optimizer(config, 100)
+def decayed(params):
+    """The leaves that weight decay alone makes smaller."""
+    optimizer = make_optimizer(OptimizerConfig(0.01, 1, 0.1, weight_decay=0.5, beta2=0.98, clip_norm=1.0), 100)
     state = optimizer.init(params)
     zero = jax.tree.map(jnp.zeros_like, params)
     for _ in range(2):
         updates, state = optimizer.update(zero, state, params)
-    assert (updates["kernel"] < 0).all() and (updates["bias"] == 0).all()
+    for update in jax.tree.leaves(updates):
+        assert (update < 0).all() or (update == 0).all()
+    return jax.tree.map(lambda update: bool((update < 0).all()), updates)
+
+
+def test_weight_decay_leaves_biases_and_scales_alone_in_stacked_layers_too():
+    layers, plain = jnp.ones((4, 3)), jnp.ones(3)
+    nested = {
+        "layers": {"norm": {"scale": layers, "bias": layers}, "fc": {"kernel": jnp.ones((4, 3, 3)), "bias": layers}},
+        "fc": {"kernel": jnp.ones((3, 3)), "bias": plain},
+        "embed": {"embedding": jnp.ones((5, 3))},
+        "mask_token": plain,
+    }
+    expected = {"layers/fc/kernel", "fc/kernel", "embed/embedding"}
+    flat, _ = split_params(nested, tuple(nested))
+    assert {path for path, found in decayed(flat).items() if found} == expected
+    assert {path for path, found in split_params(decayed(nested), tuple(nested))[0].items() if found} == expected
+
+
+def test_of_the_model_all_kernels_and_tables_decay_and_nothing_else():
+    params = abstract_params(PRESETS["tiny"])
+    leaves, _ = split_params(params, tuple(params))
+    names = {True: set(), False: set()}
+    for path, leaf in leaves.items():
+        names[decays(path, leaf)].add(path.rsplit("/", 1)[-1])
+    tables = {"embedding", "temporal_encoding", "relative_position_k", "relative_position_v"}
+    assert names == {True: {"kernel", *tables}, False: {"bias", "scale"}}

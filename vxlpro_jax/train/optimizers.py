@@ -12,10 +12,13 @@ import optax
 from vxlpro_jax.train.state import FlatParams, part_of
 
 
+UNDECAYED = ("bias", "scale")
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """peak_rate is reached after warmup_steps; at the stage's last step the rate is final_share of it. weight_decay
-    applies to matrices alone. clip_norm bounds the gradient's global norm.
+    applies to kernels and embeddings alone (see decays). clip_norm bounds the gradient's global norm.
 
     warmup_share: the warm-up as a share of the stage, where warmup_steps is 0. rates: peak rate of single parts
     ("vision_tower", "llm/layers/mlp", "embeddings"); the others follow peak_rate.
@@ -56,6 +59,19 @@ def rates_by_part(config: OptimizerConfig, num_steps: int, updates: int) -> dict
     return {"rate": rate, **{name: rate * share for name, share in shares.items()}}
 
 
+def decays(path: str, leaf: jax.Array) -> bool:
+    """Whether weight decay applies to the leaf: to kernels and embeddings; not to biases and norm scales, which have a
+    second dimension where layers are stacked, nor to a single vector."""
+    return leaf.ndim > 1 and path.rsplit("/", 1)[-1] not in UNDECAYED
+
+
+def _decay_mask(params: Any) -> Any:
+    """A bool for each leaf of a tree, flat by path or nested."""
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: decays(jax.tree_util.keystr(keys, simple=True, separator="/"), leaf), params
+    )
+
+
 def _scale_parts(config: OptimizerConfig) -> optax.GradientTransformation:
     """Updates of leaves by path, each times its part's share of the peak rate."""
 
@@ -77,7 +93,7 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
             rate_schedule(config, num_steps),
             b2=config.beta2,
             weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+            mask=_decay_mask,
         ),
         *([_scale_parts(config)] if config.rates else []),
     )
