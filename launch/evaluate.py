@@ -15,14 +15,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 import vxlpro_jax
+from launch.command_line import fail, read_command
 from vxlpro_jax.config import build
 from vxlpro_jax.data.conversation import question_prompt
 from vxlpro_jax.eval.benchmark import Benchmark
@@ -32,10 +32,12 @@ from vxlpro_jax.eval.synthetic_world import SyntheticWorld, WorldVariant
 from vxlpro_jax.models.presets import config_to_dict
 from vxlpro_jax.types import VIDEO_MARK
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file of the benchmark")
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (default: runs/eval/MODEL-seedN)")
-ONLY = flags.DEFINE_list("only", [], "names of the variants to run (default: all)")
-JSON = flags.DEFINE_string("json", None, "also write the summary to this file")
+COMMAND = "launch.evaluate"
+OPTIONS = {
+    "workdir": "folder of the run (default: runs/eval/MODEL-seedN)",
+    "only": "names of the variants to run, with commas between them (default: all)",
+    "json": "also write the summary to this file",
+}
 
 # Name in a config: the class of a variant's settings, and how the variant is made from (name, seed, settings).
 BENCHMARKS: dict[str, tuple[type, Callable[[str, int, Any], Benchmark]]] = {
@@ -148,44 +150,26 @@ def prompt_text(model: "vxlpro_jax.VideoXLPro", index: "vxlpro_jax.VideoIndex", 
     return f"{before}<{len(times)} groups: {' '.join(shown)}>{after}"
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        fail(f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
+def main(argv: list[str] | None = None) -> int:
+    values, options = read_command(COMMAND, sys.argv[1:] if argv is None else argv, OPTIONS)
+    only = [name.strip() for name in (options["only"] or "").split(",") if name.strip()]
     try:
-        config, variants = read_config(CONFIG.value, ONLY.value)
+        config, variants = read_config(values, only)
         model = vxlpro_jax.load(config.model or None)
         knobs = describe_model(model, config.model)
-        workdir = Path(WORKDIR.value or f"runs/eval/{str(knobs['fingerprint'])[:12]}-seed{config.seed}")
+        workdir = Path(options["workdir"] or f"runs/eval/{str(knobs['fingerprint'])[:12]}-seed{config.seed}")
         print(f"Results go to {workdir}", file=sys.stderr)
         summary, misses = evaluate(
             variants, model, config.run, workdir, knobs, lambda index, question: prompt_text(model, index, question)
         )
-        if JSON.value:
-            write_whole(Path(JSON.value), json.dumps(summary, indent=1, allow_nan=False) + "\n")
+        if options["json"]:
+            write_whole(Path(options["json"]), json.dumps(summary, indent=1, allow_nan=False) + "\n")
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(COMMAND, str(error))
     if misses:
         print("\n".join(["Missed:", *misses]), file=sys.stderr)
-        sys.exit(1)
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Flags as absl reads them; an unknown --config.KEY is an AttributeError there, that names the nearest key."""
-    try:
-        return flags.FLAGS(argv)
-    except AttributeError as error:
-        given = ", ".join(word for word in argv if word.startswith("--config."))
-        said = str(error).replace("\\'", "").replace("\\nD", "; d").strip("'\"")
-        fail(f"{given}: the configuration has no key {said}")
-    except (flags.Error, OSError) as error:
-        fail(str(error))
-
-
-def fail(said: str) -> NoReturn:
-    print(f"launch.evaluate: {said}", file=sys.stderr)
-    sys.exit(2)
+    return 1 if misses else 0
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    app.run(main, flags_parser=parse_flags)
+    sys.exit(main())

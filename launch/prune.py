@@ -7,37 +7,34 @@ videos are broken, 2 for bad arguments.
 Source: paper 3.3; docs/pruning.md.
 """
 
+import sys
 from pathlib import Path
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import logging
 
-from launch.command_line import fail, flags_parser
+from launch.command_line import fail, read_command
 
 COMMAND = "launch.prune"
-CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file")
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
-JSON = flags.DEFINE_string("json", None, "also write the summary (prune.json) to this file")
+OPTIONS = {"workdir": "folder of the run", "json": "also write the summary (prune.json) to this file"}
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str] | None = None) -> int:
     logging.set_verbosity(logging.WARNING)
+    config, options = read_command(COMMAND, sys.argv[1:] if argv is None else argv, OPTIONS, ("config", "workdir"))
     # The processes that read videos import this file anew; what brings jax along is imported when it is needed.
     from launch import prune_run
 
-    if len(argv) > 1:
-        fail(COMMAND, f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
     try:
-        settings = prune_run.read_config(CONFIG.value)
-        workdir = Path(WORKDIR.value)
-        prune_run.prune(settings, workdir, Path(JSON.value) if JSON.value else None)
+        settings = prune_run.read_config(config)
+        workdir = Path(options["workdir"])
+        prune_run.prune(settings, workdir, Path(options["json"]) if options["json"] else None)
         print((workdir / "report.md").read_text(encoding="utf-8"))
     except prune_run.TooManyBroken as error:
         fail(COMMAND, str(error), code=1)
     except (ValueError, OSError) as error:
         fail(COMMAND, str(error))
+    return 0
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=flags_parser(COMMAND))
+    sys.exit(main())

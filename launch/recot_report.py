@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import logging
+from ml_collections import ConfigDict
 
-from launch.command_line import fail, flags_parser
+from launch.command_line import fail, read_command
 from launch.recot_page import claims_of, draw_masks, draw_runs, page_of
 from launch.recot_run import (
     Clips,
@@ -46,11 +46,13 @@ from vxlpro_jax.models.recot import ReCoTModel, count_params
 from vxlpro_jax.train.recot_stage import ReCoTRunConfig, ReCoTStage, recot_batches
 from vxlpro_jax.train.state import Params
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file of the report")
-WORKDIR = flags.DEFINE_string("workdir", "runs/tiny/recot_report", "folder of the report")
-JSON = flags.DEFINE_string("json", None, "also write the report to this file")
 FIGURES_FILE = "figures.json"
 COMMAND = "launch.recot_report"
+WORKDIR = "runs/tiny/recot_report"
+OPTIONS = {
+    "workdir": f"folder of the report (default: {WORKDIR})",
+    "json": "also write the report to this file",
+}
 
 
 @dataclass(frozen=True)
@@ -192,21 +194,19 @@ def tower_probes(material: Material) -> dict[str, Any]:
     return probe_codes(train, heldout, train_labels, labels)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str] | None = None) -> int:
     logging.set_verbosity(logging.WARNING)
-    if len(argv) > 1:
-        fail(COMMAND, f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
+    config, options = read_command(COMMAND, sys.argv[1:] if argv is None else argv, OPTIONS)
     try:
-        found = report(build(CONFIG.value, ReportConfig), Path(WORKDIR.value))
-        if JSON.value:
-            Path(JSON.value).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        found = report(build(config, ReportConfig), Path(options["workdir"] or WORKDIR))
+        if options["json"]:
+            Path(options["json"]).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         fail(COMMAND, str(error))
     for claim in found["claims"]:
         print(f"{'holds ' if claim['holds'] else 'FAILS '} {claim['claim']}: {claim['found']}")
-    sys.exit(0 if all(claim["holds"] for claim in found["claims"]) else 1)
+    return 0 if all(claim["holds"] for claim in found["claims"]) else 1
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    app.run(main, flags_parser=flags_parser(COMMAND))
+    sys.exit(main())

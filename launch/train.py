@@ -11,21 +11,22 @@ A configuration with a block `recot` is the reconstructive stage (docs/train_dts
 Source: ours (docs/training.md).
 """
 
+import sys
 from pathlib import Path
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import logging
 
-from launch.command_line import fail, flags_parser
+from launch.command_line import fail, read_command
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "configuration file of the stage")
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
-ALLOW = flags.DEFINE_bool("allow_changed_config", False, "go on with a run although its configuration was changed")
-EXIT_NOT_FINITE, EXIT_STOPPED = 3, 75
 COMMAND = "launch.train"
+OPTIONS = {"workdir": "folder of the run"}
+SWITCHES = {"allow_changed_config": "go on with a run although its configuration was changed"}
+EXIT_NOT_FINITE, EXIT_STOPPED = 3, 75
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    config, options = read_command(COMMAND, words, OPTIONS, ("config", "workdir"), SWITCHES)
     # Here and not above: the processes that decode videos read this file too, and need none of it.
     from launch import train_stage
     from vxlpro_jax.config import build
@@ -33,24 +34,23 @@ def main(argv: list[str]) -> None:
     from vxlpro_jax.train.loop import NotFiniteError, StoppedError
     from vxlpro_jax.train.recot_stage import ReCoTRunConfig
 
-    if len(argv) > 1:
-        fail(COMMAND, f"{argv[1:]} are no arguments: values are given as --config.KEY=VALUE.")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
+    workdir, allow_changes = Path(options["workdir"]), options["allow_changed_config"]
     try:
-        if "recot" in CONFIG.value:
+        if "recot" in config:
             from launch import recot_run  # brings along what no other stage needs
 
-            recot_run.run(build(CONFIG.value, ReCoTRunConfig), Path(WORKDIR.value), ALLOW.value)
+            recot_run.run(build(config, ReCoTRunConfig), workdir, allow_changes)
         else:
-            train_stage.run(build(CONFIG.value), Path(WORKDIR.value), ALLOW.value)
+            train_stage.run(build(config), workdir, allow_changes)
     except StoppedError as stopped:
         fail(COMMAND, str(stopped), EXIT_STOPPED)
     except NotFiniteError as error:
         fail(COMMAND, str(error), EXIT_NOT_FINITE)
     except (ValueError, OSError, BrokenDataError) as error:
         fail(COMMAND, str(error))
+    return 0
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=flags_parser(COMMAND))
+    sys.exit(main())

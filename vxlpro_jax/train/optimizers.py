@@ -11,7 +11,6 @@ import optax
 
 from vxlpro_jax.train.state import FlatParams, part_of
 
-
 UNDECAYED = ("bias", "scale")
 
 
