@@ -81,6 +81,7 @@ def get_config() -> ConfigDict:
             "batch_groups": 32,
             "painted": 0.6,
             "workers": 2,
+            "bank_frames": 0,
         }
     )
     config.rows = ConfigDict()

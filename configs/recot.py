@@ -17,6 +17,8 @@ def get_config() -> ConfigDict:
         config.data.keep = "frames"
         config.num_steps = 15_625  # a million samples once, in batches of 64
         config.batch_size = 64
+        # The tiny stage's rate over the ratio of widths: an output changes with all the inputs it adds up.
+        config.optimizer.peak_rate = 3e-5
         config.optimizer.warmup_steps = 470  # 3 %, as the paper warms up elsewhere
         config.loop.eval_every = 500
         config.loop.save_every = 500

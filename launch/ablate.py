@@ -34,8 +34,8 @@ class AblationConfig:
     """What configs/ablations/*.py hold.
 
     stage: of which every arm is a variant. arms: by name, what differs, in blocks as the stage has them. seeds: added
-    to the stage's own. marks: held-out figures (metrics.jsonl, without "eval_") that are shown. claims: by name, which
-    arm is above which in which mark.
+    to the stage's own; "{seed}" in a source of config.parts becomes the seed. marks: held-out figures (metrics.jsonl,
+    without "eval_") that are shown. claims: by name, which arm is above which in which mark.
     """
 
     stage: TrainConfig
@@ -60,6 +60,7 @@ def read_config(config: ConfigDict) -> tuple[AblationConfig, dict[tuple[str, int
             values = config.stage.copy_and_resolve_references().unlock()
             values.update(changes)
             values.seed += seed
+            values.parts = {name: source.format(seed=seed) for name, source in values.parts.items()}
             runs[arm, seed] = build(values, where=f"config.arms.{arm}")
     return settings, runs
 

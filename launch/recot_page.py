@@ -84,15 +84,17 @@ def page_of(found: dict[str, Any]) -> str:
     for label, path in ROWS:
         rows[label] = [_spread([_at(run, path) for run in runs]) for runs in found["arms"].values()]
     lines += _table("", list(found["arms"]), rows)
-    shared = {f"baseline: {name.replace('_', ' ')}": value for name, value in first["baselines"].items()}
-    probes = {f"tower, uncompressed: {name}": _at(probe, "accuracy") for name, probe in found["tower_probes"].items()}
-    lines += ["", *_table("", ["value"], {name: [_figure(v)] for name, v in {**shared, **probes}.items()})]
+    probes = {name: [_figure(_at(probe, "accuracy"))] for name, probe in found["tower_probes"].items()}
+    lines += ["", *_table("probe on the tower's own tokens, uncompressed", ["accuracy"], probes)]
     return "\n".join(lines) + "\n"
 
 
 ROWS = (
     ("error, whole clips", "error/whole"),
     ("the same before training", "error_before/whole"),
+    ("the same, PCA", "baselines/pca"),
+    ("the same, mean of the frames repeated", "baselines/mean_of_frames"),
+    ("the same, first frame repeated", "baselines/first_frame"),
     ("error, hidden tokens", "error/hidden"),
     ("the same before training ", "error_before/hidden"),
     ("probe: kind", "probes/kind/accuracy"),

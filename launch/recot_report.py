@@ -30,6 +30,7 @@ from launch.recot_run import (
     train_arm,
     train_step,
 )
+from launch.starting_point import save_model
 from vxlpro_jax.config import build
 from vxlpro_jax.data.synthetic_bank import GroupBank
 from vxlpro_jax.data.synthetic_foreground import CAST, ForegroundClips, foreground_clips
@@ -162,6 +163,7 @@ def one_run(
     params = starting_params(config, stage, material.model_params, material.sample)
     shares = {"decoder_share": count_params(params["decoder"]) / count_params(params["dts"])}
     params, figures = train_arm(config, clips, params, step, material.sample, folder)
+    save_model({"dts": params["dts"]}, folder)  # for config.parts.dts of a stage
     train, heldout, train_labels, labels = material.labelled
 
     def encode(features: np.ndarray) -> np.ndarray:
@@ -171,7 +173,7 @@ def one_run(
         codes = encode_clips(stage.model, params, [*parts[:-1], np.concatenate([parts[-1], fill])])
         return np.concatenate(list(codes))[: len(features)]
 
-    batch = recot_batches(clips.shards, clips.train_ids(), config.batch_size, config.image_share, config.seed)(0)
+    batch = recot_batches(clips.shards, clips.train_ids(), config)(0)
     known = material.known_features
     seed, groups = config.seed % 2**31, material.groups()
     foreground, masks = masked_foreground(stage.model, params, known, material.known.foreground, groups, seed)

@@ -139,7 +139,7 @@ def train_arm(
     before = measure(params, heldout)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     state = new_state(params, TRAINABLE, optimizer, seed=config.seed)
-    batches = recot_batches(clips.shards, clips.train_ids(), config.batch_size, config.image_share, config.seed)
+    batches = recot_batches(clips.shards, clips.train_ids(), config)
     last: dict[int, dict[str, float]] = {}
 
     def evaluate(params: Params, done: int) -> dict[str, float]:

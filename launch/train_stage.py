@@ -37,6 +37,7 @@ from vxlpro_jax.train.vision_feed import (
     group_batches,
     labelled,
     whitened_patches,
+    with_fitted_projector,
     with_unit_features,
 )
 from vxlpro_jax.train.vision_heads import new_heads
@@ -84,12 +85,16 @@ def run(config: TrainConfig, workdir: Path, allow_changes: bool = False) -> None
 
 
 def first_params(config: TrainConfig, sizes: VideoXLProConfig, workdir: Path) -> tuple[Params, list[Origin]]:
-    """Every module from its source; a fresh tower sees its patches whitened, and auxiliary heads come along."""
+    """Every module from its source; a fresh tower sees its patches whitened, a fresh projector fits the DTS's outputs,
+    and auxiliary heads come along."""
     params, origins = starting_params(config, sizes)
     if sources_of(config)["vision_tower"] == FRESH:
         bank = shared_bank(config, workdir.parent, heldout=False)
         patches = whitened_patches(bank, sizes.vision.patch_size, sizes.vision.dim, WHITENING_FRAMES, WHITENING_FLOOR)
         params["vision_tower"]["patch_embedding"] = jax.tree.map(jax.numpy.asarray, patches)
+    if config.stage.loss == "answers" and sources_of(config)["projector"] == FRESH:
+        bank = shared_bank(config, workdir.parent, heldout=True)
+        params = with_fitted_projector(VideoXLProModel(sizes), params, bank, EVAL_ROWS)
     if "heads" in config.stage.trainable:
         key = jax.random.fold_in(jax.random.key(config.seed % 2**31), 1)
         params = {**params, "heads": new_heads(key, sizes.vision.dim)}
@@ -108,10 +113,15 @@ def shared_bank(config: TrainConfig, folder: Path, heldout: bool) -> GroupBank:
         sizes = PRESETS[config.preset]
         num_videos = config.vision.num_heldout if heldout else config.vision.num_videos
         seed = config.vision.seed + int(heldout)
-        args = (seed, num_videos, sizes.vision.image_size, sizes.dts.frames_per_group, config.vision.workers)
+        args = (seed, num_videos, sizes.vision.image_size, bank_frames(config), config.vision.workers)
         folder.mkdir(parents=True, exist_ok=True)
         save_bank(join_banks(list(build_bank(*args))), path)
     return load_bank(path)
+
+
+def bank_frames(config: TrainConfig) -> int:
+    """Frames of a group of the banks."""
+    return config.vision.bank_frames or PRESETS[config.preset].dts.frames_per_group
 
 
 def guess_bank(config: TrainConfig, folder: Path) -> GroupBank:
@@ -119,7 +129,7 @@ def guess_bank(config: TrainConfig, folder: Path) -> GroupBank:
     path = folder / "guess.npz"
     if not path.exists():
         sizes = PRESETS[config.preset]
-        args = (sizes.vision.image_size, sizes.dts.frames_per_group, config.vision.workers)
+        args = (sizes.vision.image_size, bank_frames(config), config.vision.workers)
         shuffled = build_bank(config.vision.seed, config.vision.num_shuffled, *args, draw=shuffled_video)
         blank = build_bank(config.vision.seed, NUM_BLANK_VIDEOS, *args, draw=blank_video)
         save_bank(join_banks([*shuffled, *blank]), path)
@@ -161,7 +171,7 @@ def _answer_stage(
     bank, heldout = (shared_bank(config, workdir.parent, flag) for flag in (False, True))
     guess_rows = None
     if config.stage.loss == "words":
-        features, held_features = (group_words(groups, tokenizer.encode) for groups in (bank, heldout))
+        features, held_features = (group_words(groups, tokenizer.encode)[:, None] for groups in (bank, heldout))
     else:
         features = cached_features(model, params, bank, workdir.parent / "bank")
         held_features = cached_features(model, params, heldout, workdir.parent / "heldout")

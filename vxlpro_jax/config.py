@@ -33,7 +33,7 @@ class VisionDataConfig:
     step, by stage.
 
     painted: share of events painted anew in every batch (data/synthetic_bank.py). workers: processes that render the
-    banks.
+    banks. bank_frames: of each group in them, one or more of the model's groups; 0: one of them.
     """
 
     seed: int
@@ -44,6 +44,7 @@ class VisionDataConfig:
     batch_groups: int
     painted: float
     workers: int
+    bank_frames: int
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,11 @@ def get_config() -> ConfigDict:
     config.tower = ""  # embedded
     config.start = "components"
     config.seed = shared.seed
-    config.num_steps = 600
+    config.num_steps = 2400
     config.batch_size = 16
     config.image_share = 0.25  # paper 3.2: 250 K pictures, 750 K videos
+    config.whole_share = 0.5
+    config.whole_from = 0.4
     config.recot = ConfigDict(dataclasses.asdict(ReCoTConfig()))
     config.data = ConfigDict(
         {
@@ -41,10 +43,12 @@ def get_config() -> ConfigDict:
     )
     config.optimizer = ConfigDict(shared.optimizer)
     with config.optimizer.unlocked():
-        # A convolution adds up 3,456 inputs of size five: at 1e-4 the first steps threw the start away, and whole clips
-        # were rebuilt four times worse after 150 steps than before the first.
-        config.optimizer.peak_rate = 1e-5
+        config.optimizer.peak_rate = 3e-4
+        # Small steps around a start that is good already: a short memory of squared gradients makes them noisy, and
+        # decay pulls away from it.
+        config.optimizer.beta2 = 0.999
+        config.optimizer.weight_decay = 0.0
         config.optimizer.rates = {"sgm": 1e-3}  # born near zero, and nothing else depends on the queries' size
-        config.optimizer.warmup_steps = 30
+        config.optimizer.warmup_steps = 100
     config.loop = ConfigDict(shared.loop)
     return config.lock()

@@ -13,7 +13,4 @@ def get_config() -> ConfigDict:
     config = recot.get_config()
     with config.unlocked():
         config.data.source = "folder"
-        config.num_steps = 200
-        config.loop.eval_every = 50
-        config.loop.save_every = 100
     return config.lock()

@@ -124,7 +124,7 @@ def test_foreground_is_counted_among_masked_tokens(masking):
 
 def test_gradients_of_both_queries_are_told_and_random_masking_has_none():
     features = RNG.standard_normal((4, 4, 4, 4, 16)).astype(np.float16)
-    batch = ClipBatch(features, np.zeros(4, bool), np.ones(4, bool), np.arange(4, dtype=np.uint32))
+    batch = ClipBatch(features, np.zeros(4, bool), np.zeros(4, bool), np.arange(4, dtype=np.uint32), np.arange(4))
     for masking in ("semantic", "random"):
         config = ReCoTConfig(sgm=SgmConfig(masking=masking))
         stage = ReCoTStage(ReCoTModel(config, SMALL.dts), SMALL.vision, "float16")

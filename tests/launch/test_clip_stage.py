@@ -46,7 +46,7 @@ def config_of(name, folder="configs.tiny", **stage):
 def clip_batch(size, groups):
     labels = complete_bank()
     features = np.zeros((len(labels), 4, 4, SMALL.vision.dim), np.float16)
-    feed = AnswerFeed(features, BankIndex(labels), TextTokenizer(build_tiny_tokenizer()), SMALL)
+    feed = AnswerFeed(features[:, None], BankIndex(labels), TextTokenizer(build_tiny_tokenizer()), SMALL)
     mix = RowMix(groups, size, 512, 1.0, 0.0, when_share=0.3, guess_share=0.0, settled_guess=False)
     batch = feed.draw(np.random.default_rng(0), mix)
     frames = np.random.default_rng(1).integers(0, 256, (size, groups * 4, 56, 56, 3), np.uint8)

@@ -62,7 +62,7 @@ def test_the_page_holds_means_with_their_range_and_the_pictures_are_written(tmp_
     found["claims"] = claims_of(arms)
     page = page_of(found)
     assert "| error, whole clips | 0.06 (0.05 to 0.07) | 0.05 (0.05 to 0.05) |" in page
-    assert "**no**" in page and "baseline: pca | 0.06" in page
+    assert "**no**" in page and "| the same, PCA | 0.06 (0.06 to 0.06) |" in page
     for name in arms:
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "eval_whole": 1.0}\n')

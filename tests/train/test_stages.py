@@ -1,6 +1,7 @@
 """The losses of the stages: they fall, they reach what they should, and they follow the labels that they are given."""
 
 from dataclasses import replace
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -10,16 +11,17 @@ import optax
 import pytest
 
 from tests.complete_bank import complete_bank
-from vxlpro_jax.data.synthetic_bank import build_bank, join_banks
+from vxlpro_jax.data.synthetic_bank import build_bank, join_banks, take
 from vxlpro_jax.data.synthetic_guess import GuessRows
 from vxlpro_jax.data.synthetic_rows import BankIndex
 from vxlpro_jax.data.synthetic_words import group_words
 from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer
+from vxlpro_jax.models.dts import with_compression
 from vxlpro_jax.models.presets import PRESETS
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, init_params
-from vxlpro_jax.train.answer_feed import TEXT_LEN, AnswerFeed, RowMix, mark_batches
+from vxlpro_jax.train.answer_feed import TEXT_LEN, AnswerFeed, RowMix, divided_times, mark_batches
 from vxlpro_jax.train.losses import num_targets, weighed_mean
-from vxlpro_jax.train.stages import StageConfig, answer_check, project, spell, stage_loss
+from vxlpro_jax.train.stages import StageConfig, answer_check, dts_features, project, spell, stage_loss
 from vxlpro_jax.train.state import new_state
 from vxlpro_jax.train.step import make_check, make_train_step
 from vxlpro_jax.train.vision_feed import (
@@ -28,6 +30,7 @@ from vxlpro_jax.train.vision_feed import (
     group_batches,
     labelled,
     whitened_patches,
+    with_fitted_projector,
     with_unit_features,
 )
 from vxlpro_jax.train.vision_heads import new_heads
@@ -69,7 +72,7 @@ def params():
 def feed():
     labels = complete_bank()
     features = np.random.default_rng(0).normal(size=(len(labels), 4, 4, SMALL.vision.dim)).astype(np.float16)
-    return AnswerFeed(features, BankIndex(labels), TextTokenizer(build_tiny_tokenizer()), SMALL)
+    return AnswerFeed(features[:, None], BankIndex(labels), TextTokenizer(build_tiny_tokenizer()), SMALL)
 
 
 def value(loss, params, batch):
@@ -125,7 +128,7 @@ def test_answers_teach_projector_selector_and_llm(feed, params):
 
 def test_words_teach_selector_and_llm_alone(params):
     labels, tokenizer = complete_bank(), TextTokenizer(build_tiny_tokenizer())
-    words = AnswerFeed(group_words(labels, tokenizer.encode), BankIndex(labels), tokenizer, SMALL)
+    words = AnswerFeed(group_words(labels, tokenizer.encode)[:, None], BankIndex(labels), tokenizer, SMALL)
     batch = words.draw(
         np.random.default_rng(0), RowMix(4, 16, TEXT_LEN + 28, 1.0, 0.0, 0.3, guess_share=0.0, settled_guess=False)
     )
@@ -223,8 +226,42 @@ def test_labels_of_frames_and_groups(bank):
 def test_the_bank_is_encoded_whole_whatever_the_chunk(bank, params):
     few = type(bank)(*(getattr(bank, name)[:10] for name in bank.__dataclass_fields__))
     one, other = (encode_bank(MODEL, params, few, chunk) for chunk in (4, 16))
-    assert one.shape == (10, 4, 4, SMALL.vision.dim) and one.dtype == np.float16
+    assert one.shape == (10, 1, 4, 4, SMALL.vision.dim) and one.dtype == np.float16
     np.testing.assert_allclose(one, other, atol=2e-3)
+
+
+def test_a_group_of_the_bank_may_be_several_of_the_models(bank, params):
+    """A model that joins no frames gives a code, a time and a place among what is relevant for each of the four."""
+    alone = replace(SMALL, dts=with_compression(SMALL.dts, "none"))
+    few = type(bank)(*(getattr(bank, name)[:10] for name in bank.__dataclass_fields__))
+    passing = {**params, "dts": {"temporal_encoding": jnp.zeros((1, SMALL.vision.dim))}}
+    features = encode_bank(VideoXLProModel(alone), passing, few, 16)
+    assert features.shape == (10, 4, 4, 4, SMALL.vision.dim)
+    frames = jax.jit(partial(dts_features, MODEL))(params, labelled(few).pixels)[0]
+    np.testing.assert_allclose(features, np.asarray(frames).reshape(features.shape), atol=1e-2)
+    labels = complete_bank()
+    marked = (np.arange(len(labels) * 4) % 1024).astype(np.float16).reshape(len(labels), 4, 1, 1, 1)
+    feed = AnswerFeed(marked, BankIndex(labels), TextTokenizer(build_tiny_tokenizer()), alone)
+    batch = feed.draw(np.random.default_rng(0), mix(groups=3, size=6))
+    assert batch.features.shape[:2] == (6, 12) and batch.rows.stamp_ids.shape[:2] == (6, 12)
+    for of_row, relevant in zip(batch.features[..., 0, 0, 0], batch.relevant, strict=True):
+        assert (np.diff(of_row.reshape(3, 4)) == 1).all(), "parts of a group stay together, in their order"
+        assert (relevant.reshape(3, 4).any(1) == relevant.reshape(3, 4).all(1)).all() and relevant.any()
+
+
+def test_times_between_those_of_groups_are_even():
+    np.testing.assert_array_equal(divided_times(np.array([8, 12]), 4), [8, 9, 10, 11, 12, 13, 14, 15])
+    np.testing.assert_array_equal(divided_times(np.array([8]), 2), [8, 8])
+
+
+def test_a_new_projector_is_born_for_the_size_of_what_it_reads(bank, params):
+    last = params["dts"]["stage_1"]
+    louder = {**params["dts"], "stage_1": {**last, "conv": jax.tree.map(lambda leaf: 3 * leaf, last["conv"])}}
+    fitted = [with_fitted_projector(MODEL, {**params, "dts": dts}, bank, 32) for dts in (params["dts"], louder)]
+    seen = jax.jit(lambda params, pixels: project(MODEL, params, dts_features(MODEL, params, pixels)[1]))
+    some = labelled(take(bank, np.arange(32))).pixels
+    one, other = (np.asarray(seen(params, some)) for params in fitted)
+    np.testing.assert_allclose(one, other, atol=1e-3)
 
 
 def test_visual_tokens_learn_to_tell_their_groups_time(feed, params):

@@ -47,9 +47,6 @@ class ReCoTConfig:
         frames; "masked": what masked autoencoders usually do.
     visible_weight: of a visible token beside a masked one's 1 when loss_positions is "all": at 0.1 the masked ones
         still lead although they are the harder ones.
-    whole_share: share of clips of which nothing is hidden, every token of weight 1. After this stage the DTS reads
-        whole clips alone; trained on masked ones alone it had never seen one, and rebuilt them far worse than masked
-        ones (docs/recot.md).
     """
 
     compression: Compression = "x4"
@@ -57,7 +54,6 @@ class ReCoTConfig:
     relative_term: Literal["released", "textbook"] = "textbook"
     loss_positions: Literal["all", "masked"] = "all"
     visible_weight: float = 0.1
-    whole_share: float = 0.25
     sgm: SgmConfig = field(default_factory=SgmConfig)
 
     def __post_init__(self):
@@ -65,8 +61,6 @@ class ReCoTConfig:
             raise ValueError(
                 "recot.compression='none': a DTS without stages has nothing to learn; 'x2', 'x4' or 'x8' is accepted"
             )
-        if not 0 <= self.whole_share < 1:
-            raise ValueError(f"recot.whole_share={self.whole_share}: a share from 0 to below 1 is accepted")
         if self.loss_positions == "all" and self.visible_weight <= 0:
             raise ValueError(
                 f"recot.visible_weight={self.visible_weight}: a weight above 0 is accepted; without visible tokens the "

@@ -44,8 +44,9 @@ class RowMix:
 class AnswerFeed:
     """Makes batches from the groups of a bank and the index over it.
 
-    features: float16 [G, g, g, E] DTS outputs, or int32 [G, words] what each group shows in words. guess_rows draws the
-    rows of a mix's guess_share; a feed without it has none.
+    features: float16 [N, u, g, g, E], for each group of the bank the u outputs of the DTS, or int32 [N, 1, words], what
+    it shows in words. A model whose groups are shorter than the bank's has several outputs, each with its own time.
+    guess_rows draws the rows of a mix's guess_share; a feed without it has none.
     """
 
     def __init__(
@@ -74,20 +75,23 @@ class AnswerFeed:
         """A batch of freshly composed rows."""
         rows = [self._row(rng, mix) for _ in range(mix.batch_size)]
         prompts = [question_prompt(row.question, self.tokenize, answer=row.answer) for row in rows]
-        stamps = [[stamp_ids(row.times_s.tolist(), self.config.stamps, self.tokenize)] for row in rows]
+        parts = self.features.shape[1]
+        times = [divided_times(row.times_s, parts).tolist() for row in rows]
+        stamps = [[stamp_ids(of_row, self.config.stamps, self.tokenize)] for of_row in times]
         stamp_len = self.config.stamps.num_tokens
-        per_group = self.config.tokens_per_group
-        shapes = RowShapes(TEXT_LEN, mix.num_groups, stamp_len, TEXT_LEN + mix.num_groups * (stamp_len + per_group))
+        per_group, num_groups = self.config.tokens_per_group, parts * mix.num_groups
+        shapes = RowShapes(TEXT_LEN, num_groups, stamp_len, TEXT_LEN + num_groups * (stamp_len + per_group))
         batch = build_rows(prompts, stamps, per_group, self.config.selector.selector_query, shapes)
-        budgets = [self._budget(rng, mix, row, stamp_len + per_group) for row in rows]
+        budgets = [self._budget(rng, mix, row, parts * (stamp_len + per_group)) for row in rows]
+        features = self.features[np.stack([row.bank_groups for row in rows])]
         return AnswerBatch(
-            features=self.features[np.stack([row.bank_groups for row in rows])],
+            features=features.reshape(len(rows), num_groups, *features.shape[3:]),
             rows=batch,
             selection=Selection(
-                num_keep=np.full((len(rows), 1), mix.num_groups * per_group, np.int32),
+                num_keep=np.full((len(rows), 1), num_groups * per_group, np.int32),
                 budget=np.array(budgets, np.int32),
             ),
-            relevant=np.stack([row.relevant for row in rows]),
+            relevant=np.stack([row.relevant for row in rows]).repeat(parts, axis=1),
             kind=np.array([row.kind for row in rows], np.int32),
             width=np.zeros(min(mix.length, shapes.row_len), bool),
         )
@@ -98,11 +102,17 @@ class AnswerFeed:
         return compose_row(rng, self.index, mix.num_groups, mix.when_share)
 
     def _budget(self, rng: np.random.Generator, mix: RowMix, row: ComposedRow, group_rows: int) -> int:
-        """Rows that the video may take: all that there is place for, or a random part that still holds what is asked
-        about."""
+        """Rows that the video may take, group_rows for each of the bank's groups: all that there is place for, or a
+        random part that still holds what is asked about."""
         most = min(mix.num_groups * group_rows, mix.length - TEXT_LEN)
         least = min((int(row.relevant.sum()) + 1) * group_rows, most)
         return int(rng.integers(least, most + 1)) if rng.random() < mix.drop else most
+
+
+def divided_times(times_s: np.ndarray, parts: int) -> np.ndarray:
+    """Times [G * parts] of equal parts of groups that begin at evenly spaced times_s [G]."""
+    step = (times_s[1] - times_s[0] if len(times_s) > 1 else 0) / parts
+    return (times_s[:, None] + step * np.arange(parts)).reshape(-1)
 
 
 def mark_batches(

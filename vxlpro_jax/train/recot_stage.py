@@ -55,6 +55,10 @@ class ReCoTRunConfig:
     """A run of the stage. tower: a model whose frozen tower is used, empty for the embedded one. batch_size: clips per
     step, image_share of them pictures.
 
+    whole_share: share of clips of which nothing is hidden, every token of weight 1; after whole_from of the steps, all
+    of them. After this stage the DTS reads whole clips alone; trained on masked ones alone it had never seen one, and
+    rebuilt them far worse than masked ones (docs/recot.md).
+
     start: "components": from the best linear code of the training features (train/recot_start.py); hundreds of steps
     from "random" weights do not come near it (docs/recot.md). "model": from the DTS of the tower's model.
     """
@@ -65,6 +69,8 @@ class ReCoTRunConfig:
     num_steps: int
     batch_size: int
     image_share: float
+    whole_share: float
+    whole_from: float
     recot: ReCoTConfig
     data: ClipDataConfig
     optimizer: OptimizerConfig
@@ -77,19 +83,26 @@ class ReCoTRunConfig:
                 f"config.data.clip_frames={self.data.clip_frames}: a multiple of the {group} frames of a group is "
                 f"accepted (config.recot.compression={self.recot.compression!r})"
             )
-        if not 0 <= self.image_share < 1:
-            raise ValueError(f"config.image_share={self.image_share}: a share from 0 to below 1 is accepted")
+        for name in ("image_share", "whole_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"config.{name}={getattr(self, name)}: a share from 0 to below 1 is accepted")
+        if not 0 < self.whole_from <= 1:
+            raise ValueError(
+                f"config.whole_from={self.whole_from}: a share of the steps above 0, at most 1 (no step of whole clips "
+                "alone), is accepted"
+            )
 
 
 class ClipBatch(NamedTuple):
     """clips: frames uint8 [N, t, S, S, 3], or tower features float [N, t, g, g, E]. is_image bool [N]: True where a
-    clip is one picture repeated. valid bool [N]: False where a clip only fills the batch. draw uint32 [N]: seeds what
-    is random about a clip, so that its masking does not depend on the batch it stands in."""
+    clip is one picture repeated. is_whole bool [N]: True where nothing of a clip is hidden. draw uint32 [N]:
+    seeds a clip's masking, so that it does not depend on the batch. sample_ids int [N]: which clips of the shards."""
 
     clips: Array
     is_image: Array
-    valid: Array
+    is_whole: Array
     draw: Array
+    sample_ids: Array
 
 
 class ReCoTStage(NamedTuple):
@@ -121,18 +134,17 @@ def recot_loss(stage: ReCoTStage) -> Callable[[Params, ClipBatch, Any], LossTerm
     def loss(params: Params, batch: ClipBatch, key: Any = None) -> LossTerms:
         features = clip_features(stage, params, batch.clips)
         size, time, grid, _, _ = features.shape
-        noise, is_whole = jax.vmap(lambda seed: _draw(seed, (time, grid * grid), config.whole_share))(batch.draw)
+        noise = jax.vmap(lambda seed: jax.random.gumbel(jax.random.key(seed), (time, grid * grid)))(batch.draw)
         variables = {"params": {name: params[name] for name in TRAINABLE}}
-        output, masking = stage.model.apply(variables, features, batch.is_image, is_whole, noise)
+        output, masking = stage.model.apply(variables, features, batch.is_image, batch.is_whole, noise)
         errors = squared_errors(output, features)
-        hidden = masking.masked & batch.valid[:, None, None]
-        shown = ~masking.masked & batch.valid[:, None, None]
+        hidden, shown = masking.masked, ~masking.masked
         # Of a clip that is shown whole every token counts fully: nothing else of it would count.
         lesser = config.visible_weight if config.loss_positions == "all" else 0.0
-        of_shown = jnp.where(is_whole, 1.0, lesser)
+        of_shown = jnp.where(batch.is_whole, 1.0, lesser)
         total = jnp.where(hidden, errors, 0).sum() + (of_shown[:, None, None] * jnp.where(shown, errors, 0)).sum()
-        count = num_masked(batch.is_image, is_whole, (time, grid * grid), config.sgm)
-        number = jnp.where(batch.valid, count + of_shown * (time * grid * grid - count), 0).sum()
+        count = num_masked(batch.is_image, batch.is_whole, (time, grid * grid), config.sgm)
+        number = (count + of_shown * (time * grid * grid - count)).sum()
         return LossTerms(
             {"reconstruction": Term(total, number)},
             {
@@ -150,36 +162,24 @@ def squared_errors(output: ReCoTOutput, features: Array) -> Array:
     return errors.reshape(*errors.shape[:2], -1)
 
 
-def _draw(seed: Array, shape: tuple[int, int], whole_share: float) -> tuple[Array, Array]:
-    for_noise, for_whole = jax.random.split(jax.random.key(seed))
-    return jax.random.gumbel(for_noise, shape), jax.random.uniform(for_whole) < whole_share
-
-
-def recot_batches(
-    shards: ClipShards, chosen: np.ndarray, batch_size: int, image_share: float, seed: int
-) -> Callable[[int], ClipBatch]:
-    """step -> a batch of random clips among the chosen, image_share of them pictures (all of one kind where there is no
-    other).
+def recot_batches(shards: ClipShards, chosen: np.ndarray, config: ReCoTRunConfig) -> Callable[[int], ClipBatch]:
+    """step -> a batch of random clips among the chosen, config.image_share of them pictures (all of one kind where
+    there is no other).
 
     Raises ValueError where nothing is chosen.
     """
     pictures, videos = chosen[shards.is_image[chosen]], chosen[~shards.is_image[chosen]]
     if not len(chosen):
         raise ValueError(f"{shards.folder} holds no clips to train on")
-    num_pictures = (
-        round(batch_size * image_share) if len(pictures) and len(videos) else batch_size * bool(len(pictures))
-    )
+    size, all_whole_from = config.batch_size, round(config.whole_from * config.num_steps)
+    num_pictures = round(size * config.image_share) if len(pictures) and len(videos) else size * bool(len(pictures))
 
     def make(step: int) -> ClipBatch:
-        rng = np.random.default_rng([seed, step])
-        parts = ((pictures, num_pictures), (videos, batch_size - num_pictures))
+        rng = np.random.default_rng([config.seed, step])
+        parts = ((pictures, num_pictures), (videos, size - num_pictures))
         picked = np.concatenate([rng.choice(pool, count) if count else pool[:0] for pool, count in parts])
-        return make_batch(shards, picked, batch_size, rng.integers(0, 2**32, batch_size, np.uint32))
+        draw = rng.integers(0, 2**32, size, np.uint32)
+        is_whole = (rng.random(size) < config.whole_share) | (step >= all_whole_from)
+        return ClipBatch(shards.take(picked), shards.is_image[picked], is_whole, draw, picked)
 
     return make
-
-
-def make_batch(shards: ClipShards, picked: np.ndarray, batch_size: int, draw: np.ndarray) -> ClipBatch:
-    """The picked clips, filled up to batch_size by the last one."""
-    filled = np.concatenate([picked, np.repeat(picked[-1:], batch_size - len(picked))])
-    return ClipBatch(shards.take(filled), shards.is_image[filled], np.arange(batch_size) < len(picked), draw)

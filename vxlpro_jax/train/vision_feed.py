@@ -103,12 +103,14 @@ def labelled(groups: GroupBank, rng: np.random.Generator | None = None) -> Visio
 
 
 def encode_bank(model: VideoXLProModel, params: Params, bank: GroupBank, chunk: int) -> np.ndarray:
-    """DTS outputs float16 [G, g, g, E] of every group, `chunk` groups at a time (the last chunk is padded)."""
+    """DTS outputs float16 [N, u, g, g, E] of every group of the bank, which may be u of the model's; `chunk` groups at
+    a time (the last chunk is padded)."""
     encode = jax.jit(lambda params, pixels: dts_features(model, params, pixels)[1].astype(np.float16))
     parts = []
     for start in range(0, len(bank), chunk):
         chosen = np.minimum(np.arange(start, start + chunk), len(bank) - 1)
-        parts.append(np.asarray(encode(params, labelled(take(bank, chosen)).pixels)))
+        features = np.asarray(encode(params, labelled(take(bank, chosen)).pixels))
+        parts.append(features.reshape(chunk, -1, *features.shape[1:]))
     return np.concatenate(parts)[: len(bank)]
 
 
@@ -119,10 +121,23 @@ def with_unit_features(model: VideoXLProModel, params: Params, bank: GroupBank, 
     LLM what attention writes into a visual token (the time of its group, say) and the score that is added to it would
     both be lost.
     """
-    chosen = np.linspace(0, len(bank) - 1, num_groups).astype(int)
-    features = jax.jit(lambda params, pixels: dts_features(model, params, pixels)[1])
-    scale = np.sqrt(np.square(np.asarray(features(params, labelled(take(bank, chosen)).pixels))).mean())
+    scale = feature_size(model, params, bank, num_groups)
     last = f"stage_{model.config.dts.num_stages - 1}"
     stage = params["dts"][last]
     conv = jax.tree.map(lambda leaf: leaf / scale, stage["conv"])
     return {**params, "dts": {**params["dts"], last: {**stage, "conv": conv}}}
+
+
+def with_fitted_projector(model: VideoXLProModel, params: Params, bank: GroupBank, num_groups: int) -> Params:
+    """The parameters with the projector's first layer scaled as if the DTS's outputs had a mean square of one: what a
+    new projector is born for, whichever DTS it is put behind."""
+    scale = feature_size(model, params, bank, num_groups)
+    first = {**params["projector"]["fc1"], "kernel": params["projector"]["fc1"]["kernel"] / scale}
+    return {**params, "projector": {**params["projector"], "fc1": first}}
+
+
+def feature_size(model: VideoXLProModel, params: Params, bank: GroupBank, num_groups: int) -> float:
+    """Root of the mean square of the DTS's outputs on groups spread over the bank."""
+    chosen = np.linspace(0, len(bank) - 1, num_groups).astype(int)
+    features = jax.jit(lambda params, pixels: dts_features(model, params, pixels)[1])
+    return float(np.sqrt(np.square(np.asarray(features(params, labelled(take(bank, chosen)).pixels))).mean()))
