@@ -3,9 +3,10 @@
 Source: paper 3.2; docs/recot.md, docs/train_dts.md.
 """
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from launch.frame_encoder import tower_fingerprint
@@ -26,10 +29,17 @@ from vxlpro_jax.data.video_clips import folder_sources
 from vxlpro_jax.eval.reconstruction import PCA_ROWS, baseline_errors, heldout_errors
 from vxlpro_jax.loading import EMBEDDED, load
 from vxlpro_jax.models.recot import ReCoTModel, init_recot
-from vxlpro_jax.train.loop import run_loop
-from vxlpro_jax.train.optimizers import make_optimizer
+from vxlpro_jax.models.siglip import SiglipTower
+from vxlpro_jax.parallel.axes import FSDP_TENSOR
+from vxlpro_jax.parallel.mesh import make_mesh, peak_flops
+from vxlpro_jax.parallel.sharding import layouts_like, param_shardings, place_batch
+from vxlpro_jax.train.flops import count_flops
+from vxlpro_jax.train.loop import Watch, run_loop
+from vxlpro_jax.train.losses import weighed_mean
+from vxlpro_jax.train.optimizers import make_optimizer, rates_by_part
 from vxlpro_jax.train.recot_stage import (
     TRAINABLE,
+    ClipBatch,
     ReCoTRunConfig,
     ReCoTStage,
     clip_features,
@@ -39,7 +49,7 @@ from vxlpro_jax.train.recot_stage import (
 )
 from vxlpro_jax.train.recot_start import start_from_components
 from vxlpro_jax.train.run_log import last_logged_step
-from vxlpro_jax.train.state import Params, new_state
+from vxlpro_jax.train.state import Params, TrainState, join_params, new_state, split_params
 from vxlpro_jax.train.step import make_train_step
 
 ENCODE_FRAMES = 256  # that the tower reads at once
@@ -113,8 +123,10 @@ def run(config: ReCoTRunConfig, workdir: Path, allow_changes: bool = False) -> d
     clips = prepare_clips(config, stage, tower, workdir / "clips")
     sample = clips.sample()
     params = starting_params(config, stage, loaded.params, sample)
-    step = train_step(config, stage)
-    params, figures = train_arm(config, clips, params, step, sample, workdir)
+    mesh = make_mesh(config.mesh) if config.mesh else None
+    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+        step = train_step(config, stage, state_layout(config, stage, params, mesh))
+        params, figures = train_arm(config, clips, params, step, sample, workdir, mesh)
     save_results(loaded, stage, params, Path(config.tower or EMBEDDED), workdir)
     part = summary.with_suffix(".part")
     part.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
@@ -122,14 +134,38 @@ def run(config: ReCoTRunConfig, workdir: Path, allow_changes: bool = False) -> d
     return figures
 
 
-def train_step(config: ReCoTRunConfig, stage: ReCoTStage) -> Callable:
-    """The compiled update; arms that differ in their seed alone may share it."""
+def train_step(config: ReCoTRunConfig, stage: ReCoTStage, layout: Any = None) -> Callable:
+    """The compiled update, over a mesh where there is a layout; arms that differ in their seed alone may share it."""
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    return make_train_step(recot_loss(stage), TRAINABLE, optimizer)
+    model = stage.model.clone(rules=FSDP_TENSOR) if layout else stage.model
+    return make_train_step(recot_loss(stage._replace(model=model)), TRAINABLE, optimizer, shardings=layout)
+
+
+def begin(config: ReCoTRunConfig, params: Params) -> TrainState:
+    """The state at step 0."""
+    return new_state(params, TRAINABLE, make_optimizer(config.optimizer, config.num_steps), seed=config.seed)
+
+
+def state_layout(config: ReCoTRunConfig, stage: ReCoTStage, params: Params, mesh: Mesh | None) -> Any:
+    """Shardings of the state; None without a mesh."""
+    if mesh is None:
+        return None
+    vision = stage.vision
+    pixels = jax.ShapeDtypeStruct((1, vision.image_size, vision.image_size, 3), jax.numpy.float32)
+    boxed = jax.eval_shape(lambda key: init_recot(stage.model.config, stage.model.dts_config, key), jax.random.key(0))
+    tower = jax.eval_shape(SiglipTower(vision).init, jax.random.key(0), pixels)["params"]
+    named = flatten_dict(param_shardings({**boxed, "vision_tower": tower}, mesh, FSDP_TENSOR), sep="/")
+    return layouts_like(jax.eval_shape(partial(begin, config), params), named, mesh)
 
 
 def train_arm(
-    config: ReCoTRunConfig, clips: Clips, params: Params, step: Callable, sample: np.ndarray, workdir: Path
+    config: ReCoTRunConfig,
+    clips: Clips,
+    params: Params,
+    step: Callable,
+    sample: np.ndarray,
+    workdir: Path,
+    mesh: Mesh | None = None,
 ) -> tuple[Params, dict[str, Any]]:
     """Train from `params`; the trained parameters and how well held-out clips are rebuilt, before and after."""
     stage, mean = clips.stage, sample.mean((0, 1, 2, 3))
@@ -137,8 +173,9 @@ def train_arm(
     group = config.recot.dts_of(stage.model.dts_config).frames_per_group
     measure = heldout_errors(stage.model, mean, config.recot.sgm.video_ratio)
     before = measure(params, heldout)
-    optimizer = make_optimizer(config.optimizer, config.num_steps)
-    state = new_state(params, TRAINABLE, optimizer, seed=config.seed)
+    state = begin(config, params)
+    if layout := state_layout(config, stage, params, mesh):
+        state = jax.device_put(state, layout)
     batches = recot_batches(clips.shards, clips.train_ids(), config)
     last: dict[int, dict[str, float]] = {}
 
@@ -146,7 +183,16 @@ def train_arm(
         last[done] = measure(params, heldout)
         return last[done]
 
-    state = run_loop(state, step, batches, config.num_steps, config.loop, workdir, evaluate)
+    watch = Watch(
+        rates=lambda updates: rates_by_part(config.optimizer, config.num_steps, updates),
+        work=counted_work(stage, params),
+        peak_flops=peak_flops(mesh.size if mesh else 1),
+    )
+    state = run_loop(
+        *(state, step, lambda number: place_batch(batches(number), mesh, FSDP_TENSOR)),
+        *(config.num_steps, config.loop, workdir, evaluate),
+        watch=watch,
+    )
     after = last.get(config.num_steps) or measure(state.params, heldout)
     baselines = baseline_errors(sample, heldout, group)
     return state.params, {
@@ -159,6 +205,25 @@ def train_arm(
         "baselines": baselines,
         "beats_all_baselines": after["whole"] < min(baselines.values()),
     }
+
+
+def counted_work(stage: ReCoTStage, params: Params) -> Callable[[Sequence[ClipBatch]], dict[str, float]]:
+    """(batches) -> clips, frames and operations in them: of loss and gradient, counted once, for all are alike."""
+    loss, flops = recot_loss(stage), 0
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    chosen, rest = split_params(abstract, TRAINABLE, ())
+
+    def gradient(chosen: Params, rest: Params, batch: ClipBatch) -> Params:
+        return jax.grad(lambda chosen: weighed_mean(loss(join_params(rest, chosen), batch).terms))(chosen)
+
+    def work(batches: Sequence[ClipBatch]) -> dict[str, float]:
+        nonlocal flops
+        size, time = batches[0].clips.shape[:2]
+        flops = flops or count_flops(gradient, chosen, rest, batches[0])
+        of_one = {"samples": size, "frames": size * time, "flops": flops}
+        return {name: float(len(batches) * number) for name, number in of_one.items()}
+
+    return work
 
 
 def starting_params(config: ReCoTRunConfig, stage: ReCoTStage, model_params: Params, sample: np.ndarray) -> Params:

@@ -19,11 +19,12 @@ def get_config() -> ConfigDict:
     config.tower = ""  # embedded
     config.start = "components"
     config.seed = shared.seed
-    config.num_steps = 2400
+    config.mesh = ConfigDict()
+    config.num_steps = 3000
     config.batch_size = 16
     config.image_share = 0.25  # paper 3.2: 250 K pictures, 750 K videos
     config.whole_share = 0.5
-    config.whole_from = 0.4
+    config.whole_from = 0.3
     config.recot = ConfigDict(dataclasses.asdict(ReCoTConfig()))
     config.data = ConfigDict(
         {

@@ -60,6 +60,22 @@ def test_a_folder_becomes_a_dts_that_loads_and_kept_features_change_nothing(vide
 
 
 @pytest.mark.slow
+def test_a_mesh_changes_nothing(videos, tmp_path):
+    """Clips over two devices, wide axes over two: the losses of one device, and the share of the peak is told."""
+    lines = {}
+    for name, mesh in (("one", {}), ("four", {"data": 2, "tensor": 2})):
+        found = recot_run.run(config_of(videos, mesh=mesh, loop__log_every=1), tmp_path / name)
+        told = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        lines[name] = [line for line in told if "loss" in line] + [found["error"]]
+    for one, four in zip(lines["one"], lines["four"], strict=True):
+        for key in {"loss", "gradient_norm", "whole", "hidden"} & one.keys():
+            assert one[key] == pytest.approx(four[key], rel=1e-3)
+    assert lines["four"][0]["tflops_per_s"] > 0 and lines["four"][0]["frames_per_s"] > 0
+    with pytest.raises(ValueError, match="a data axis that divides the batch"):
+        config_of(videos, mesh={"data": 3, "tensor": 1})
+
+
+@pytest.mark.slow
 def test_what_cannot_be_held_out_or_gone_on_from_is_told(videos, tmp_path):
     with pytest.raises(ValueError, match="give no held-out video clip.*heldout_every"):
         recot_run.run(config_of(videos, data__heldout_every=6), tmp_path / "a")

@@ -59,6 +59,7 @@ class ReCoTRunConfig:
     of them. After this stage the DTS reads whole clips alone; trained on masked ones alone it had never seen one, and
     rebuilt them far worse than masked ones (docs/recot.md).
 
+    mesh: devices of this host by axis, data and tensor; {} for one device. Clips are spread over data.
     start: "components": from the best linear code of the training features (train/recot_start.py); hundreds of steps
     from "random" weights do not come near it (docs/recot.md). "model": from the DTS of the tower's model.
     """
@@ -66,6 +67,7 @@ class ReCoTRunConfig:
     tower: str
     start: Literal["components", "random", "model"]
     seed: int
+    mesh: dict[str, int]
     num_steps: int
     batch_size: int
     image_share: float
@@ -82,6 +84,11 @@ class ReCoTRunConfig:
             raise ValueError(
                 f"config.data.clip_frames={self.data.clip_frames}: a multiple of the {group} frames of a group is "
                 f"accepted (config.recot.compression={self.recot.compression!r})"
+            )
+        if self.mesh and (set(self.mesh) != {"data", "tensor"} or self.batch_size % self.mesh["data"]):
+            raise ValueError(
+                f"config.mesh={self.mesh}, config.batch_size={self.batch_size}: the axes data and tensor are accepted, "
+                "and a data axis that divides the batch"
             )
         for name in ("image_share", "whole_share"):
             if not 0 <= getattr(self, name) < 1:
