@@ -286,11 +286,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "sizes": {},
     }
     for name, size in SIZES.items():
-        found: dict[str, Any] = {"num_frames": size.num_frames, "batch_size": size.batch_size, "trained": size.trained}
-        found["counted"] = counted_ratios({compression: count(size, compression) for compression in COMPRESSIONS})
+        counted = counted_ratios({compression: count(size, compression) for compression in COMPRESSIONS})
+        about = {"num_frames": size.num_frames, "batch_size": size.batch_size, "trained": size.trained}
+        result["sizes"][name] = {**about, "counted": counted}
+    for name, size in SIZES.items():
         if size.is_measured:
-            found["measured"] = measure(size, args.rounds, lambda said, name=name: print(f"{name}: {said}", flush=True))
-        result["sizes"][name] = found
+            found = measure(size, args.rounds, lambda said, name=name: print(f"{name}: {said}", flush=True))
+            result["sizes"][name]["measured"] = found
         result["load_average_at_end"] = [round(value, 1) for value in os.getloadavg()]
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")  # what is measured outlives a run that is stopped

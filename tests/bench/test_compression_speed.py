@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from bench import compression_speed
 from bench.compression_speed import (
     COMPRESSIONS,
     OUTER_PARTS,
@@ -42,6 +43,34 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert found["x4"]["median"] == 4 and found["x4"]["low"] == 0.5
 
 
+def test_every_round_runs_all_and_the_first_one_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, str]] = []
+
+    class Pretend:
+        num_rows = 7
+
+        def __init__(self, size: Size, compression: str):
+            self.config, self.name = compressed(size, compression), compression
+
+        def run(self, work: str) -> float:
+            ran.append((work, self.name))
+            first = len(ran) <= len(WORKS) * len(COMPRESSIONS)
+            return 100.0 if first else 8.0 / self.config.dts.frames_per_group
+
+    monkeypatch.setattr(compression_speed, "Runner", Pretend)
+    found = compression_speed.measure(SIZE, 2, lambda said: None)
+    rounds = [[name for work, name in ran if work == "answer"][start : start + 4] for start in (0, 4, 8)]
+    assert rounds[1] == rounds[0][::-1] == rounds[2][::-1] and set(rounds[0]) == set(COMPRESSIONS)
+    for work in WORKS:
+        assert [found[name][work]["times_as_fast"]["rounds"] for name in COMPRESSIONS] == [
+            [1, 1],
+            [2, 2],
+            [4, 4],
+            [8, 8],
+        ]
+        assert found["x4"][work]["seconds"]["median"] == 2.0
+
+
 def test_operations_fall_with_the_rows_that_are_read() -> None:
     counted = counted_ratios({name: count(SIZE, name) for name in ("none", "x4")})
     none, fourth = counted["none"], counted["x4"]
@@ -51,6 +80,7 @@ def test_operations_fall_with_the_rows_that_are_read() -> None:
     assert 152 / 68 < none["answer_parts"]["prefill"] / fourth["answer_parts"]["prefill"] < (152 / 68) ** 2
 
 
+@pytest.mark.slow
 def test_a_runner_trains_and_answers() -> None:
     runner = Runner(SIZE, "x2")
     for work in WORKS:
