@@ -18,6 +18,7 @@ import numpy as np
 
 from launch.command_line import fail
 from launch.data_settings import DataSettings, parse, shape_of, sizes_of, tokenizer_of
+from launch.whole_file import write_whole, written_whole
 from vxlpro_jax.data.batch_plan import BatchPlan
 from vxlpro_jax.data.conversation import stamp_ids
 from vxlpro_jax.data.frame_sampling import count_frames
@@ -50,8 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         result, frames = report(settings, Path(facts), int(options["samples"] or "2000"))
         text = json.dumps(result, indent=1, allow_nan=False) + "\n"
         for target in filter(None, (workdir / "data_report.json", options["json"])):
-            _write(Path(target), text)
-        _write(workdir / "data_report.md", markdown(result))
+            write_whole(Path(target), text)
+        write_whole(workdir / "data_report.md", markdown(result))
         draw(result, frames, workdir / "data_report.png")
     except (ValueError, OSError) as error:
         fail(COMMAND, str(error))
@@ -235,16 +236,9 @@ def draw(result: dict[str, Any], columns: dict[str, np.ndarray], path: Path) -> 
         right.hist(values, bins=bins, alpha=0.6, label=name)
     right.set(xlabel="frames that are looked at", ylabel="samples")
     right.legend()
-    part = path.with_name(f".part-{path.name}")
-    figure.savefig(part, format="png", dpi=100)
+    with written_whole(path) as part:
+        figure.savefig(part, format="png", dpi=100)
     plt.close(figure)
-    part.replace(path)
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".part-{path.name}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 if __name__ == "__main__":

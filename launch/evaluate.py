@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 import vxlpro_jax
 from launch.command_line import fail, read_command
+from launch.whole_file import write_whole
 from vxlpro_jax.config import build
 from vxlpro_jax.data.conversation import question_prompt
 from vxlpro_jax.eval.benchmark import Benchmark
@@ -118,13 +119,6 @@ def evaluate(
         write_whole(workdir / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
         write_whole(workdir / "results.md", "\n".join(sections))
     return summary, misses
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside and rename it, so that a reader never sees half of it."""
-    part = path.with_name(f".part-{path.name}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def describe_model(model: "vxlpro_jax.VideoXLPro", source: str) -> dict[str, object]:

@@ -27,8 +27,9 @@ from tqdm import tqdm
 
 from configs import prune as prune_config
 from launch.command_line import fail, read_command
-from launch.prune_run import prune, read_config, write_whole
+from launch.prune_run import prune, read_config
 from launch.record_feed import RecordFeed, cached_group_features
+from launch.whole_file import write_whole
 from vxlpro_jax.config import build
 from vxlpro_jax.convert import load_params
 from vxlpro_jax.data.pruning import SubsetRule, select_videos

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from launch.whole_file import written_whole
 from vxlpro_jax.data.pruning import TASKS, KeptVideos, SubsetRule
 
 matplotlib.use("Agg")  # before pyplot: no window is wanted
@@ -75,9 +76,8 @@ def write_score_table(
                 known = {name: row.get(name) for name in SCORE_TABLE.names if name in row}
                 place = {"video": video, "task": task, "num_records": videos[video][task]}
                 lines.append({**known, **place, "kept": video in kept[task].videos})
-    part = path.with_name(f".part-{path.name}")
-    pa.parquet.write_table(pa.Table.from_pylist(lines, SCORE_TABLE), part)
-    part.replace(path)
+    with written_whole(path) as part:
+        pa.parquet.write_table(pa.Table.from_pylist(lines, SCORE_TABLE), part)
 
 
 def report_text(
@@ -147,7 +147,6 @@ def draw_histogram(path: Path, results: Sequence[SubsetResult]) -> None:
         axis.set_ylabel("videos")
     axes[-1, 0].set_xlabel("mean cosine similarity of a video's frames (1: nothing changes)")
     figure.tight_layout()
-    part = path.with_name(f".part-{path.name}")
-    figure.savefig(part, format="png", dpi=100)
+    with written_whole(path) as part:
+        figure.savefig(part, format="png", dpi=100)
     pyplot.close(figure)
-    part.replace(path)

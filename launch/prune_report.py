@@ -19,7 +19,8 @@ import pyarrow.parquet as parquet
 from tqdm import tqdm
 
 from configs.prune import get_config
-from launch.prune_run import prune, read_config, write_whole
+from launch.prune_run import prune, read_config
+from launch.whole_file import write_whole
 from vxlpro_jax.data.records import write_records
 from vxlpro_jax.data.synthetic_redundancy import CHANGING_LIGHT, MOTIONS, STEADY_LIGHT, write_redundancy_set
 from vxlpro_jax.eval.ranking import Area, area_under_curve

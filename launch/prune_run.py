@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from launch.frame_encoder import FrameEncoder, Pooling, load_encoder
 from launch.prune_output import SubsetResult, draw_histogram, report_text, write_score_table
+from launch.whole_file import write_whole
 from vxlpro_jax.config import build
 from vxlpro_jax.data.decode_pool import read_in_order
 from vxlpro_jax.data.mixture import Dataset, Filters, Mixture, load_mixture
@@ -295,10 +296,3 @@ def distinct_names(mixture: Mixture) -> list[str]:
 
 def as_json(summary: Mapping[str, Any]) -> str:
     return json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside and rename it, so that a reader never sees half of it."""
-    part = path.with_name(f".part-{path.name}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from launch.whole_file import written_whole
 from vxlpro_jax.data.batching import RowShapes, build_rows
 from vxlpro_jax.data.conversation import question_prompt, stamp_ids
 from vxlpro_jax.data.image_transforms import preprocess
@@ -36,9 +37,8 @@ def cached_group_features(model: VideoXLProModel, params: Params, records: list[
                 frames = preprocess(video.read(np.arange(video.num_frames)), model.config.vision.image_size)
             groups = frames.reshape(-1, model.config.dts.frames_per_group, *frames.shape[1:])
             parts.append(np.asarray(encode(params, groups)))
-        part = path.with_name(f".part-{path.name}")
-        np.save(part, np.stack(parts))
-        part.replace(path)
+        with written_whole(path) as part:
+            np.save(part, np.stack(parts))
     return np.load(path)
 
 

@@ -15,6 +15,7 @@ from launch import clip_stage
 from launch.clip_stage import checkpoint_bytes
 from launch.run_record import check_record, check_room
 from launch.starting_point import MODEL_FOLDER, Origin, check_sources, save_model, sources_of, starting_params, tell
+from launch.whole_file import written_whole
 from vxlpro_jax.checkpoint import restore_params
 from vxlpro_jax.config import FRESH, TrainConfig, check
 from vxlpro_jax.data.synthetic_bank import GroupBank, build_bank, join_banks, load_bank, save_bank, take
@@ -143,9 +144,8 @@ def cached_features(model: VideoXLProModel, params: Params, bank: GroupBank, pat
         digest.update(np.asarray(leaf).tobytes())
     path = path.with_name(f"{path.name}_{digest.hexdigest()[:12]}.npy")
     if not path.exists():
-        part = path.with_name(f".part-{path.name}")
-        np.save(part, encode_bank(model, params, bank, EVAL_CHUNK))
-        part.replace(path)
+        with written_whole(path) as part:
+            np.save(part, encode_bank(model, params, bank, EVAL_CHUNK))
     return np.load(path)
 
 

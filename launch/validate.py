@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from launch.command_line import fail
 from launch.data_settings import DataSettings, parse, shape_of, sizes_of
+from launch.whole_file import write_whole
 from vxlpro_jax.data.batch_plan import Limits, SampleSizes, Skipped, measure
 from vxlpro_jax.data.frame_sampling import choose_training_frames
 from vxlpro_jax.data.mixture import Mixture, load_mixture, survey
@@ -49,10 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         fail(COMMAND, str(error))
     if options["json"]:
-        target = Path(options["json"])
-        part = target.with_name(f".part-{target.name}")
-        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        part.replace(target)
+        write_whole(Path(options["json"]), json.dumps(result, indent=1) + "\n")
     print_result(result, int(options["show"] or "20"))
     return 1 if result["num_faults"] else 0
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.border_conv import assert_is_conv, drawn_conv
 from tests.small_model import SMALL, small_params, with_dts
 from vxlpro_jax.models.dts import DynamicTokenSynthesizer, HalvingConv, TemporalBlock, pack_frames, with_compression
 from vxlpro_jax.models.presets import VIDEO_XL_PRO_3B
@@ -95,17 +96,9 @@ def test_both_relative_terms(length):
 
 
 def test_convolution_repeats_the_border_and_looks_back_in_time():
-    x = RNG.standard_normal((1, 4, 3, 4, 5)).astype(np.float32)
-    kernel = RNG.standard_normal((3, 3, 3, 5, 6)).astype(np.float32)
-    bias = RNG.standard_normal(6).astype(np.float32)
-    ours = np.asarray(jax.jit(HalvingConv(6).apply)({"params": {"kernel": kernel, "bias": bias}}, x))
-    assert ours.shape == (1, 2, 3, 4, 6)
-    for t, row, column in np.ndindex(2, 3, 4):
-        expected = bias.astype(np.float64)
-        for dt, dy, dx in np.ndindex(3, 3, 3):
-            at = (max(2 * t + dt - 1, 0), np.clip(row + dy - 1, 0, 2), np.clip(column + dx - 1, 0, 3))
-            expected = expected + x[(0, *at)] @ kernel[dt, dy, dx]
-        np.testing.assert_allclose(ours[0, t, row, column], expected, atol=1e-4)
+    x, params = drawn_conv(RNG, 4)
+    ours = np.asarray(jax.jit(HalvingConv(6).apply)({"params": params}, x))
+    assert_is_conv(ours, x, params, 2, lambda t: [(dt, max(2 * t + dt - 1, 0)) for dt in range(3)])
 
 
 @pytest.mark.parametrize(("compression", "frames"), [("none", 1), ("x2", 2), ("x4", 4), ("x8", 8)])
