@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.data.feed_setup import SHAPE, data_config, digest, tokenize
@@ -118,9 +119,18 @@ def test_workers_end_with_the_process_that_is_killed(small_set, tmp_path):
         time.sleep(0.2)
 
 
+def arrays_in(value) -> list[np.ndarray]:
+    if isinstance(value, tuple):
+        return [array for part in value for array in arrays_in(part)]
+    return [value] if isinstance(value, np.ndarray) else []
+
+
 def test_a_worker_that_is_killed_costs_time_only(small_set, tmp_path, expected, capsys):
     with feed_of(small_set, tmp_path, workers=1) as feed:
-        assert digest(feed(0)) == expected[0]
+        first = feed(0)
+        assert digest(first) == expected[0]
+        arrays = arrays_in(first)
+        assert len(arrays) > 5 and {type(array) for array in arrays} == {np.ndarray}, "no memory of the workers"
         (worker,) = [child for child in multiprocessing.active_children() if child.is_alive()]
         worker.kill()
         worker.join()

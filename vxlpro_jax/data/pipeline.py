@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import grain
+import numpy as np
 from absl import flags
 from tqdm import tqdm
 
@@ -187,6 +188,17 @@ def _end_with(parent: Any) -> None:
     os._exit(1)
 
 
+def _owned(value: Any) -> Any:
+    """The same, its arrays copied out of what the workers share: a batch that is kept (a held-out one, or one that a
+    device array looks at) would fill /dev/shm, and Grain cannot free it when the interpreter ends."""
+    if isinstance(value, np.ndarray):
+        return np.array(value) if type(value) is not np.ndarray else value
+    if isinstance(value, tuple):
+        parts = [_owned(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
 class DataFeed:
     """feed(step) -> the batch of that step. Steps in a row stream from the workers; any other starts them anew there.
 
@@ -227,14 +239,14 @@ class DataFeed:
         """A worker that the system or a decoder's fault has ended costs time, and a second one at the same step the
         run."""
         try:
-            return Delivery(*next(self._batches))
+            return _owned(Delivery(*next(self._batches)))
         except RuntimeError as error:
             if "terminated" not in str(error):
                 raise
             print(f"a worker of the data feed has ended ({error}); step {step} is made again", file=sys.stderr)
         self._restart(step)
         try:
-            return Delivery(*next(self._batches))
+            return _owned(Delivery(*next(self._batches)))
         except RuntimeError as error:
             places = sorted({":".join(map(str, self.mixture.place(int(n)))) for n in self.plan[step].records})
             raise BrokenDataError(
