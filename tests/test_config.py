@@ -6,14 +6,16 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from vxlpro_jax.config import TrainConfig, build, check
+from vxlpro_jax.config import TrainConfig, build, check, model_config
 from vxlpro_jax.models.presets import PRESETS
 from vxlpro_jax.models.recot import ReCoTModel, decoder_dim, init_recot
 from vxlpro_jax.train.optimizers import rate_schedule
 from vxlpro_jax.train.recot_stage import ClipBatch, ReCoTRunConfig, ReCoTStage, recot_loss
+from vxlpro_jax.types import num_kept_in_training
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 STAGES = sorted(path.stem for path in (CONFIGS / "tiny").glob("*.py") if path.stem not in ("eval", "__init__"))
@@ -38,6 +40,17 @@ def test_every_stage_builds(name):
     rate_schedule(config.optimizer, config.stage.num_steps)
     for mix in config.rows.values():
         assert mix.length <= PRESETS[config.preset].max_context_len
+
+
+@pytest.mark.parametrize("folder", ["configs.tiny", "configs"])
+def test_fine_tuning_drops_what_the_paper_says(folder):
+    """5 to 30 % of a video of 16 groups, whatever the tokens of a group; rounding takes a little more."""
+    config = build(values("sft", folder))
+    sizes, keep = model_config(config), config.data["train"].keep
+    tokens = 16 * sizes.tokens_per_group
+    rates = np.linspace(keep.low, keep.high, 101)
+    kept = [num_kept_in_training(tokens, rate, sizes.selector.keep_multiple) / tokens for rate in rates]
+    assert 0.68 <= min(kept) <= 0.7 and 0.93 <= max(kept) <= 0.95 and len(set(kept)) > 15
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)

@@ -97,3 +97,9 @@ def num_kept_by_rate(num_tokens: int, keep_rate: float, keep_multiple: int) -> i
         raise ValueError(f"keep_rate {keep_rate}: a share in (0, 1] is accepted")
     count = int(num_tokens * keep_rate)
     return count - count % keep_multiple
+
+
+def num_kept_in_training(num_tokens: int, keep_rate: float, keep_multiple: int) -> int:
+    """The same, but a medium of fewer tokens than the rule's multiple keeps what it has: nothing left would teach
+    nothing."""
+    return num_kept_by_rate(num_tokens, keep_rate, keep_multiple) or min(num_tokens, keep_multiple)

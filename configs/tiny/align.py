@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
         config.seed += 2500
         config.init_from = "runs/tiny/words"
         config.parts = ConfigDict({"projector": "fresh"})
+        # A group has 4 tokens here: rounded down to multiples of 16, as released, 16 groups could keep 32 or 48 of 64.
+        config.switches = ConfigDict({"selector": {"keep_multiple": 1}})
         config.stage.loss = "clips"
         config.stage.selection = "keep_rate"
         config.stage.trainable = ("projector",)

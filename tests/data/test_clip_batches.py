@@ -10,6 +10,7 @@ from vxlpro_jax.data.batch_plan import BucketConfig
 from vxlpro_jax.data.clip_batches import BatchMaker, KeepConfig
 from vxlpro_jax.data.mixture import load_mixture
 from vxlpro_jax.data.pipeline import make_plan
+from vxlpro_jax.data.records import read_records, write_records
 from vxlpro_jax.data.samples import ModelShape, SampleMaker
 from vxlpro_jax.data.video_facts import FactStore
 from vxlpro_jax.types import IGNORE_LABEL, VIDEO_MARK
@@ -91,6 +92,25 @@ def test_a_video_smaller_than_the_rule_keeps_what_it_has(small_set):
     assert (batch.selection.num_keep[:, 0] > 0).all()
 
 
+@pytest.mark.parametrize(("max_media", "multiple"), [(1, 16), (3, 16), (3, 1)])
+def test_the_width_has_room_for_whatever_the_media_keep(small_set, tmp_path, max_media, multiple):
+    """Text of exactly the bucket's length beside media that keep the most they can: nothing is cut at the right."""
+    shape = ModelShape(**{**SHAPE.__dict__, "selection": "keep_rate", "keep_multiple": multiple})
+    rows = [line for line in read_records(small_set, small_set.parent) if line.media_kind == "image"]
+    for number in range(1, max_media + 1):
+        raw = dict(rows[0].extra) | {"image": [rows[0].media[0]] * number}
+        write_records(tmp_path / "some.jsonl", [raw])
+        keep, text_len = KeepConfig(0.95, 0.95, "row"), 64
+        for _ in range(2):  # the second time the text has just the length of the bucket
+            bucket = {"pictures": BucketConfig(number, text_len, 1)}
+            make = batches(tmp_path / "some.jsonl", keep=keep, shape=shape, buckets=bucket, max_media=max_media)
+            batch = make(0).batch
+            visual = number * SHAPE.tokens_per_group
+            full = int((batch.rows.row_source >= 0).sum())
+            text_len = full - visual - number * STAMP_LEN
+        assert full - visual + batch.selection.num_keep.sum() <= len(batch.width) <= full
+
+
 def test_processes_share_a_batch(small_set):
     whole = batches(small_set)
     halves = [batches(small_set, process=(i, 2)) for i in range(2)]
@@ -159,8 +179,6 @@ def test_where_nothing_can_be_read_the_place_stays_empty(tmp_path, small_set):
 
 def test_rounds_without_room_are_counted(tmp_path):
     turns = [{"from": ("human", "gpt")[i % 2], "value": f"word {i}"} for i in range(8)]
-    from vxlpro_jax.data.records import write_records
-
     write_records(tmp_path / "a.jsonl", [{"conversations": turns}] * 3)
     one_round = len(tokenize("<|im_start|>user\nword 0<|im_end|>\n<|im_start|>assistant\nword 1<|im_end|>\n"))
     make = batches(tmp_path / "a.jsonl", prompt="conversation", buckets={"x": BucketConfig(1, 22 + 2 * one_round, 3)})

@@ -5,6 +5,7 @@ Differs: what takes a broken sample's place follows from the seed and is told (t
 next sample).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,7 +16,7 @@ from vxlpro_jax.data.batching import RowShapes, build_rows
 from vxlpro_jax.data.conversation import Prompt
 from vxlpro_jax.data.mixture import Mixture
 from vxlpro_jax.data.samples import Sample, SampleMaker
-from vxlpro_jax.types import ClipBatch, RowBatch, Selection, num_kept_by_rate
+from vxlpro_jax.types import ClipBatch, RowBatch, Selection, num_kept_in_training
 
 _SUBSTITUTES = 3  # tried for a broken sample, before its place stays empty
 _RATE_STREAM = 2**31 + 1  # sets the draws of keep rates apart from all others of a step
@@ -137,7 +138,7 @@ class BatchMaker:
         stamp_len = self.maker.stamp_len
         full = bucket.text_len + bucket.num_groups * (stamp_len + shape.tokens_per_group)
         shapes = RowShapes(bucket.text_len, bucket.num_groups, stamp_len, full)
-        kept = int(bucket.num_groups * shape.tokens_per_group * self.keep.high)
+        kept = self._most_kept(bucket.num_groups * shape.tokens_per_group)
         width = min(bucket.text_len + bucket.num_groups * stamp_len + kept, shape.max_context_len)
         relevant = np.zeros((len(samples), bucket.num_groups), bool)
         for place, sample in enumerate(samples):
@@ -152,6 +153,12 @@ class BatchMaker:
             width=np.zeros(width, bool),
         )
 
+    def _most_kept(self, num_tokens: int) -> int:
+        """No fewer than any media of so many tokens in all can keep: each one that is smaller than the rule's multiple
+        may keep up to that multiple, whatever the rate."""
+        spared = self.max_media * self.maker.shape.keep_multiple * (1 - self.keep.high)
+        return min(num_tokens, math.ceil(num_tokens * self.keep.high + spared))
+
     def _selection(self, step: int, batch: RowBatch, bucket: BucketConfig, rows: range, width: int) -> Selection:
         shape = self.maker.shape
         rng = np.random.default_rng([self.plan.seed, step, _RATE_STREAM])
@@ -164,9 +171,7 @@ class BatchMaker:
             is_real = batch.video_of_group[place] >= 0
             sizes = np.bincount(batch.video_of_group[place][is_real], minlength=self.max_media)
             for medium, size in enumerate((sizes * shape.tokens_per_group).tolist()):
-                kept = num_kept_by_rate(size, rate, shape.keep_multiple)
-                # A video of fewer tokens than the rule's multiple keeps what it has: nothing left would teach nothing.
-                num_keep[place, medium] = kept or min(size, shape.keep_multiple)
+                num_keep[place, medium] = num_kept_in_training(size, rate, shape.keep_multiple)
             video_rows = int(batch.stamp_mask[place].sum()) + int(sizes.sum()) * shape.tokens_per_group
             text = int(text_len[place]) - video_rows
             budget[place] = min(int(np.ceil(video_rows * rate)), width - text)

@@ -14,7 +14,7 @@ from vxlpro_jax.data.frame_sampling import SamplingConfig, ShortGroup, choose_tr
 from vxlpro_jax.data.image_transforms import anyres_views, stretch
 from vxlpro_jax.data.records import Record
 from vxlpro_jax.data.video_decode import open_video
-from vxlpro_jax.types import VIDEO_MARK, StampConfig
+from vxlpro_jax.types import VIDEO_MARK, StampConfig, num_kept_in_training
 from vxlpro_jax.vocabulary import Tokenize
 
 PromptKind = Literal["conversation", "question", "none"]
@@ -162,11 +162,13 @@ class SampleMaker:
         return prompt, 0
 
     def _video_rows(self, stamps: list[list[list[int]]]) -> int:
-        """Rows that the media take at least: what the highest keep rate leaves; by budget one group."""
+        """Rows that the media may take: what the highest keep rate leaves; by budget one group at least."""
         groups = [stamp for medium in stamps for stamp in medium]
         if not groups:
             return 0
         per_group = self.shape.tokens_per_group
         if self.shape.selection == "budget":
             return max(map(len, groups)) + per_group
-        return sum(map(len, groups)) + int(len(groups) * per_group * self.highest_keep_rate)
+        rate, multiple = self.highest_keep_rate, self.shape.keep_multiple
+        kept = sum(num_kept_in_training(len(medium) * per_group, rate, multiple) for medium in stamps)
+        return sum(map(len, groups)) + kept
