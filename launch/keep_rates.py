@@ -292,10 +292,11 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         for arm, found in length["arms"].items():
             if found:
                 groups = [int(key) for key in found]
-                line = left.plot(groups, [one["right"]["mean"] for one in found.values()], label=arm)[0]
+                colour = f"C{ARMS.index(arm)}"
+                left.plot(groups, [one["right"]["mean"] for one in found.values()], color=colour, label=arm)
                 for place, one in zip(groups, found.values(), strict=True):
                     values = one["right"]["values"]
-                    left.plot([place] * len(values), values, ".", color=line.get_color(), alpha=0.6)
+                    left.plot([place] * len(values), values, ".", color=colour, alpha=0.6)
         chosen = length["arms"][SELECTOR]
         for kind in next(iter(chosen.values()))["kinds"]:
             right.plot(
