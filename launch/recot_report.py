@@ -20,31 +20,34 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from launch.command_line import fail, read_command
+from launch.recot_clips import ShardedClips
 from launch.recot_page import claims_of, draw_masks, draw_runs, page_of
 from launch.recot_run import (
-    Clips,
     clip_encoder,
     generated_bank,
     prepare_clips,
-    starting_params,
+    recot_params,
     train_arm,
     train_step,
 )
+from launch.run_record import check_record
 from launch.starting_point import save_model
 from vxlpro_jax.config import build
 from vxlpro_jax.data.synthetic_bank import GroupBank
 from vxlpro_jax.data.synthetic_foreground import CAST, ForegroundClips, foreground_clips
-from vxlpro_jax.eval.reconstruction import encode_clips
+from vxlpro_jax.eval.reconstruction import clip_codes
 from vxlpro_jax.eval.recot_measures import (
+    LabelledClips,
     clip_labels,
     frame_order,
+    in_groups,
     masked_foreground,
     probe_codes,
     query_gradients,
 )
 from vxlpro_jax.loading import load
 from vxlpro_jax.models.recot import ReCoTModel, count_params
-from vxlpro_jax.train.recot_stage import ReCoTRunConfig, ReCoTStage, recot_batches
+from vxlpro_jax.train.recot_stage import TRAINABLE, ReCoTRunConfig, ReCoTStage
 from vxlpro_jax.train.state import Params
 
 FIGURES_FILE = "figures.json"
@@ -76,7 +79,7 @@ class Material:
 
     config: ReportConfig
     run: ReCoTRunConfig
-    clips: Clips
+    clips: ShardedClips
     sample: np.ndarray
     model_params: Params
     folder: Path
@@ -89,7 +92,7 @@ class Material:
         return foreground_clips(seed, count, data.clip_frames, vision.image_size, grid)
 
     def groups(self) -> dict[str, np.ndarray]:
-        """Clips with known foreground by what is in them: the share of them that repeats itself differs."""
+        """ShardedClips with known foreground by what is in them: the share of them that repeats itself differs."""
         is_mover, lasts = self.known.kind == CAST.index("mover"), self.known.shown.all(1)
         return {"still_cards": ~is_mover & lasts, "brief_cards": ~is_mover & ~lasts, "movers": is_mover}
 
@@ -98,8 +101,8 @@ class Material:
         return clip_encoder(self.clips.stage, self.clips.tower)(self.known.frames).astype(np.float32)
 
     @cached_property
-    def labelled(self) -> tuple[np.ndarray, np.ndarray, dict, dict]:
-        """Features of training and held-out clips, and what each shows."""
+    def labelled(self) -> tuple[LabelledClips, LabelledClips]:
+        """Training and held-out clips, and what each shows."""
         size = self.clips.stage.vision.image_size
         parts = []
         for heldout in (False, True):
@@ -109,8 +112,9 @@ class Material:
                 ids = ids[np.unique(np.linspace(0, len(ids) - 1, self.config.probe_clips).astype(int))]
             first = int(np.flatnonzero(self.clips.is_heldout)[0]) if heldout else 0
             bank: GroupBank = generated_bank(self.run, size, self.folder, heldout)
-            parts.append((np.concatenate(list(self.clips.features(ids))), clip_labels(bank, ids - first)))
-        return parts[0][0], parts[1][0], parts[0][1], parts[1][1]
+            features, chosen = np.concatenate(list(self.clips.features(ids))), ids - first
+            parts.append(LabelledClips(features, clip_labels(bank, chosen), bank.shown[chosen]))
+        return parts[0], parts[1]
 
 
 def report(config: ReportConfig, workdir: Path) -> dict[str, Any]:
@@ -118,6 +122,8 @@ def report(config: ReportConfig, workdir: Path) -> dict[str, Any]:
     run = build(config.run, ReCoTRunConfig, "config.run")
     if run.data.source != "generated" or run.data.keep != "features":
         raise ValueError("config.run.data: a report is about generated clips with kept features")
+    if run.mesh:
+        raise ValueError(f"config.run.mesh={run.mesh}: a report runs on one device; leave it empty")
     loaded = load(run.tower or None, dtype="float32")
     stage = ReCoTStage(ReCoTModel(run.recot, loaded.config.dts), loaded.config.vision, run.data.feature_dtype)
     clips = prepare_clips(run, stage, loaded.params["vision_tower"], workdir / "clips")
@@ -134,7 +140,13 @@ def report(config: ReportConfig, workdir: Path) -> dict[str, Any]:
 
 
 def run_arm(name: str, changes: ConfigDict, material: Material) -> list[dict[str, Any]]:
-    """The figures of an arm, one entry per seed; the compiled step is shared by the seeds."""
+    """The figures of an arm, one entry per seed; the compiled step is shared by the seeds.
+
+    Raises ValueError for a run that was made with another configuration; one that was measured otherwise is measured
+    again.
+    """
+    settings = material.config
+    how = {key: getattr(settings, key) for key in ("probe_clips", "foreground_clips", "foreground_seed")}
     values = ConfigDict(material.config.run.to_dict())
     values.update(changes)
     first = build(values, ReCoTRunConfig, f"config.arms.{name}")
@@ -144,14 +156,16 @@ def run_arm(name: str, changes: ConfigDict, material: Material) -> list[dict[str
     for seed in material.config.seeds:
         folder = material.folder / f"{name}_{seed}"
         path = folder / FIGURES_FILE
-        if not path.exists():
-            values.seed = material.run.seed + seed
-            config = build(values, ReCoTRunConfig, f"config.arms.{name}")
-            figures = one_run(config, stage, step, material, folder)
+        values.seed = material.run.seed + seed
+        config = build(values, ReCoTRunConfig, f"config.arms.{name}")
+        check_record(config, folder, allow_changes=False)
+        figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if figures.get("measured") != how:
+            figures = {"seed": seed, "measured": how, **one_run(config, stage, step, material, folder)}
             part = path.with_suffix(".part")
-            part.write_text(json.dumps({"seed": seed, **figures}, indent=1) + "\n", encoding="utf-8")
+            part.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
             part.replace(path)
-        found.append(json.loads(path.read_text(encoding="utf-8")))
+        found.append(figures)
     return found
 
 
@@ -159,28 +173,30 @@ def one_run(
     config: ReCoTRunConfig, stage: ReCoTStage, step: Callable, material: Material, folder: Path
 ) -> dict[str, Any]:
     """Train one arm with one seed and measure it."""
-    clips = Clips(config, stage, material.clips.tower, material.clips.shards)
-    params = starting_params(config, stage, material.model_params, material.sample)
+    clips = ShardedClips(config, stage, material.clips.tower, material.clips.shards)
+    params = recot_params(config, stage, material.model_params, material.sample)
     shares = {"decoder_share": count_params(params["decoder"]) / count_params(params["dts"])}
     params, figures = train_arm(config, clips, params, step, material.sample, folder)
-    save_model({"dts": params["dts"]}, folder)  # for config.parts.dts of a stage
-    train, heldout, train_labels, labels = material.labelled
+    save_model({name: params[name] for name in TRAINABLE}, folder)  # config.parts.dts of a stage may name it
+    train, heldout = material.labelled
+    group = config.recot.dts_of(stage.model.dts_config).frames_per_group
+    of_train, of_heldout = (in_groups(clips, group) for clips in (train, heldout))
 
     def encode(features: np.ndarray) -> np.ndarray:
         size = config.batch_size
         parts = [features[start : start + size] for start in range(0, len(features), size)]
         fill = np.repeat(parts[-1][-1:], size - len(parts[-1]), axis=0)  # one shape, compiled once
-        codes = encode_clips(stage.model, params, [*parts[:-1], np.concatenate([parts[-1], fill])])
+        codes = clip_codes(stage.model, params, [*parts[:-1], np.concatenate([parts[-1], fill])])
         return np.concatenate(list(codes))[: len(features)]
 
-    batch = recot_batches(clips.shards, clips.train_ids(), config)(0)
+    batch = clips.batches()(0)
     known = material.known_features
     seed, groups = config.seed % 2**31, material.groups()
     foreground, masks = masked_foreground(stage.model, params, known, material.known.foreground, groups, seed)
     figures |= {
         **shares,
-        "probes": probe_codes(encode(train), encode(heldout), train_labels, labels),
-        "order": frame_order(encode, train, heldout, train_labels["direction"], labels["direction"]),
+        "probes": probe_codes(encode, train, heldout),
+        "order": frame_order(encode, of_train[0], of_heldout[0], of_train[1], of_heldout[1]),
         "foreground": foreground,
         "query_gradients": query_gradients(stage, params, batch),
     }
@@ -190,10 +206,8 @@ def one_run(
 
 
 def tower_probes(material: Material) -> dict[str, Any]:
-    """The probes on what the tower itself gives, one code per frame of the clip laid side by side: four times as long
-    as the DTS's code of four frames."""
-    train, heldout, train_labels, labels = material.labelled
-    return probe_codes(train, heldout, train_labels, labels)
+    """The probes on what the tower itself gives: one code per frame of the clip, laid side by side."""
+    return probe_codes(lambda features: features, *material.labelled)
 
 
 def main(argv: list[str] | None = None) -> int:

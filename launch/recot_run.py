@@ -6,9 +6,9 @@ Source: paper 3.2; docs/recot.md, docs/train_dts.md.
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,19 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from launch.clip_stage import EXPORT_FOLDER
+from launch.data_settings import shape_of
 from launch.frame_encoder import tower_fingerprint
+from launch.recot_clips import HELDOUT, FedClips, ShardedClips
+from launch.rendered_banks import BankKey, rendered_bank
 from launch.run_record import check_record
-from vxlpro_jax.checkpoint import save_params
-from vxlpro_jax.convert import save_params_as
+from launch.starting_point import save_model
+from vxlpro_jax.convert import resolve_source, save_params_as
 from vxlpro_jax.data.clip_shards import ClipShards, ClipSource, write_shards
-from vxlpro_jax.data.synthetic_bank import GroupBank, build_bank, join_banks, load_bank, save_bank
+from vxlpro_jax.data.pipeline import open_feed
+from vxlpro_jax.data.synthetic_bank import GroupBank
 from vxlpro_jax.data.video_clips import folder_sources
-from vxlpro_jax.eval.reconstruction import PCA_ROWS, baseline_errors, heldout_errors
+from vxlpro_jax.eval.reconstruction import baseline_errors, heldout_errors
 from vxlpro_jax.loading import EMBEDDED, load
 from vxlpro_jax.models.recot import ReCoTModel, init_recot
 from vxlpro_jax.models.siglip import SiglipTower
@@ -39,11 +44,10 @@ from vxlpro_jax.train.losses import weighed_mean
 from vxlpro_jax.train.optimizers import make_optimizer, rates_by_part
 from vxlpro_jax.train.recot_stage import (
     TRAINABLE,
-    ClipBatch,
+    ClipDataConfig,
+    ReCoTBatch,
     ReCoTRunConfig,
     ReCoTStage,
-    clip_features,
-    recot_batches,
     recot_loss,
     tower_features,
 )
@@ -55,56 +59,7 @@ from vxlpro_jax.train.step import make_train_step
 ENCODE_FRAMES = 256  # that the tower reads at once
 EVAL_CLIPS = 128  # held-out clips whose error is measured, at most
 PICTURE_EVERY = 4  # of generated clips, one gives a frame that is a picture of its own
-HELDOUT = "heldout "
-DTS_FOLDER, MODEL_FOLDER, SUMMARY_FILE = "recot", "model", "summary.json"
-
-
-_features = jax.jit(clip_features, static_argnums=0)
-
-
-@dataclass
-class Clips:
-    """The clips of a run: shards, and which are for training and which are held out."""
-
-    config: ReCoTRunConfig
-    stage: ReCoTStage
-    tower: Params
-    shards: ClipShards
-
-    @cached_property
-    def is_heldout(self) -> np.ndarray:
-        names, every = self.shards.sources, self.config.data.heldout_every
-        if self.config.data.source == "generated":
-            held = [name.startswith(HELDOUT) for name in names]
-        else:
-            held = [number % every == every - 1 for number in range(len(names))]
-        return np.array(held)[self.shards.source]
-
-    def train_ids(self) -> np.ndarray:
-        return np.flatnonzero(~self.is_heldout)
-
-    def heldout_ids(self, most: int) -> np.ndarray:
-        """At most so many video clips, spread evenly. Raises ValueError where there is none."""
-        chosen = np.flatnonzero(self.is_heldout & ~self.shards.is_image)
-        if not len(chosen):
-            raise ValueError(
-                f"{len(self.shards.sources)} sources give no held-out video clip: give more videos, or hold out more "
-                f"often than every {self.config.data.heldout_every}th (config.data.heldout_every)"
-            )
-        return chosen[np.unique(np.linspace(0, len(chosen) - 1, most).astype(int))]
-
-    def features(self, chosen: np.ndarray) -> Iterator[np.ndarray]:
-        """float32 features of the chosen clips, batch by batch of at most batch_size."""
-        for part in np.array_split(chosen, -(-len(chosen) // self.config.batch_size)):
-            yield np.asarray(_features(self.stage, {"vision_tower": self.tower}, self.shards.take(part)))
-
-    def sample(self) -> np.ndarray:
-        """Features of as many training clips as fitting linear maps takes."""
-        ids = self.train_ids()
-        ids = ids[~self.shards.is_image[ids]]
-        grid = self.stage.model.dts_config.grid_size
-        most = max(1, PCA_ROWS // grid**2)
-        return np.concatenate(list(self.features(ids[np.unique(np.linspace(0, len(ids) - 1, most).astype(int))])))
+SUMMARY_FILE = "summary.json"
 
 
 def run(config: ReCoTRunConfig, workdir: Path, allow_changes: bool = False) -> dict[str, Any]:
@@ -117,21 +72,47 @@ def run(config: ReCoTRunConfig, workdir: Path, allow_changes: bool = False) -> d
     summary = workdir / SUMMARY_FILE
     if summary.exists() and last_logged_step(workdir) >= config.num_steps:
         return json.loads(summary.read_text(encoding="utf-8"))
-    loaded = load(config.tower or None, dtype="float32")
+    if config.data.source == "folder":
+        check_folder(config.data)
+    tower_folder = resolve_source(config.tower) if config.tower else EMBEDDED
+    loaded = load(tower_folder, dtype="float32")
     stage = ReCoTStage(ReCoTModel(config.recot, loaded.config.dts), loaded.config.vision, config.data.feature_dtype)
     tower = loaded.params["vision_tower"]
-    clips = prepare_clips(config, stage, tower, workdir / "clips")
-    sample = clips.sample()
-    params = starting_params(config, stage, loaded.params, sample)
-    mesh = make_mesh(config.mesh) if config.mesh else None
-    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+    with contextlib.ExitStack() as open_things:
+        if config.data.source == "mixture":
+            sizes = replace(loaded.config, dts=config.recot.dts_of(loaded.config.dts))
+            feeds = [
+                open_things.enter_context(
+                    open_feed(config.feed[name], shape_of(sizes), None, config.seed, workdir / "data" / name)
+                )
+                for name in ("train", "heldout")
+            ]
+            clips: ShardedClips | FedClips = FedClips(config, stage, tower, *feeds)
+        else:
+            clips = prepare_clips(config, stage, tower, workdir / "clips")
+        sample = clips.sample()
+        params = recot_params(config, stage, loaded.params, sample)
+        mesh = make_mesh(config.mesh) if config.mesh else None
+        open_things.enter_context(jax.set_mesh(mesh) if mesh else contextlib.nullcontext())
         step = train_step(config, stage, state_layout(config, stage, params, mesh))
         params, figures = train_arm(config, clips, params, step, sample, workdir, mesh)
-    save_results(loaded, stage, params, Path(config.tower or EMBEDDED), workdir)
+    save_results(loaded, stage, params, tower_folder, workdir)
     part = summary.with_suffix(".part")
     part.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     part.replace(summary)
     return figures
+
+
+def check_folder(data: ClipDataConfig) -> None:
+    """Raises ValueError for a folder of which nothing could be trained on or held out; opens no file."""
+    if not data.folder:
+        raise ValueError("config.data.folder='': the folder of your videos and pictures is wanted")
+    num_files = len(folder_sources(data.folder, data.clip_frames, data.fps, data.max_frames, 0))
+    if num_files < max(2, data.heldout_every):
+        raise ValueError(
+            f"config.data.folder={data.folder!r}: {num_files} videos and pictures, of which every "
+            f"{data.heldout_every}th is held out (config.data.heldout_every): more of them, or a lower number from 2 on"
+        )
 
 
 def train_step(config: ReCoTRunConfig, stage: ReCoTStage, layout: Any = None) -> Callable:
@@ -160,7 +141,7 @@ def state_layout(config: ReCoTRunConfig, stage: ReCoTStage, params: Params, mesh
 
 def train_arm(
     config: ReCoTRunConfig,
-    clips: Clips,
+    clips: ShardedClips | FedClips,
     params: Params,
     step: Callable,
     sample: np.ndarray,
@@ -169,14 +150,14 @@ def train_arm(
 ) -> tuple[Params, dict[str, Any]]:
     """Train from `params`; the trained parameters and how well held-out clips are rebuilt, before and after."""
     stage, mean = clips.stage, sample.mean((0, 1, 2, 3))
-    heldout = list(clips.features(clips.heldout_ids(EVAL_CLIPS)))
+    heldout = clips.heldout(EVAL_CLIPS)
     group = config.recot.dts_of(stage.model.dts_config).frames_per_group
     measure = heldout_errors(stage.model, mean, config.recot.sgm.video_ratio)
     before = measure(params, heldout)
     state = begin(config, params)
     if layout := state_layout(config, stage, params, mesh):
         state = jax.device_put(state, layout)
-    batches = recot_batches(clips.shards, clips.train_ids(), config)
+    batches = clips.batches()
     last: dict[int, dict[str, float]] = {}
 
     def evaluate(params: Params, done: int) -> dict[str, float]:
@@ -197,9 +178,7 @@ def train_arm(
     baselines = baseline_errors(sample, heldout, group)
     return state.params, {
         "heldout_clips": sum(len(part) for part in heldout),
-        "train_clips": len(clips.train_ids()),
-        "sources": len(clips.shards.sources),
-        "broken": clips.shards.broken,
+        **clips.told(),
         "error_before": before,
         "error": after,
         "baselines": baselines,
@@ -207,16 +186,16 @@ def train_arm(
     }
 
 
-def counted_work(stage: ReCoTStage, params: Params) -> Callable[[Sequence[ClipBatch]], dict[str, float]]:
+def counted_work(stage: ReCoTStage, params: Params) -> Callable[[Sequence[ReCoTBatch]], dict[str, float]]:
     """(batches) -> clips, frames and operations in them: of loss and gradient, counted once, for all are alike."""
     loss, flops = recot_loss(stage), 0
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     chosen, rest = split_params(abstract, TRAINABLE, ())
 
-    def gradient(chosen: Params, rest: Params, batch: ClipBatch) -> Params:
+    def gradient(chosen: Params, rest: Params, batch: ReCoTBatch) -> Params:
         return jax.grad(lambda chosen: weighed_mean(loss(join_params(rest, chosen), batch).terms))(chosen)
 
-    def work(batches: Sequence[ClipBatch]) -> dict[str, float]:
+    def work(batches: Sequence[ReCoTBatch]) -> dict[str, float]:
         nonlocal flops
         size, time = batches[0].clips.shape[:2]
         flops = flops or count_flops(gradient, chosen, rest, batches[0])
@@ -226,7 +205,7 @@ def counted_work(stage: ReCoTStage, params: Params) -> Callable[[Sequence[ClipBa
     return work
 
 
-def starting_params(config: ReCoTRunConfig, stage: ReCoTStage, model_params: Params, sample: np.ndarray) -> Params:
+def recot_params(config: ReCoTRunConfig, stage: ReCoTStage, model_params: Params, sample: np.ndarray) -> Params:
     """Parameters to start from (ReCoTRunConfig.start), with the frozen tower where steps run it."""
     recot, dts = config.recot, stage.model.dts_config
     params = nn.unbox(jax.jit(lambda key: init_recot(recot, dts, key))(jax.random.key(config.seed % 2**31)))
@@ -244,7 +223,7 @@ def starting_params(config: ReCoTRunConfig, stage: ReCoTStage, model_params: Par
     return params
 
 
-def prepare_clips(config: ReCoTRunConfig, stage: ReCoTStage, tower: Params, folder: Path) -> Clips:
+def prepare_clips(config: ReCoTRunConfig, stage: ReCoTStage, tower: Params, folder: Path) -> ShardedClips:
     """Render or decode what is not there yet, and encode it where features are kept."""
     data, size = config.data, stage.vision.image_size
     if data.source == "generated":
@@ -264,7 +243,7 @@ def prepare_clips(config: ReCoTRunConfig, stage: ReCoTStage, tower: Params, fold
     encode = clip_encoder(stage, tower) if data.keep == "features" else lambda frames: frames
     for _ in tqdm(write_shards(folder, sources, encode, made_by), total=len(sources), desc="clips", unit="source"):
         pass
-    return Clips(config, stage, tower, ClipShards(folder, data.clip_frames))
+    return ShardedClips(config, stage, tower, ClipShards(folder, data.clip_frames))
 
 
 def clip_encoder(stage: ReCoTStage, tower: Params) -> Callable[[np.ndarray], np.ndarray]:
@@ -285,15 +264,11 @@ def clip_encoder(stage: ReCoTStage, tower: Params) -> Callable[[np.ndarray], np.
 
 
 def generated_bank(config: ReCoTRunConfig, image_size: int, folder: Path, heldout: bool) -> GroupBank:
-    """The bank to train on, or the held-out one; rendered into `folder` when it is not there yet."""
+    """The bank to train on, or the held-out one."""
     data = config.data
     num_videos = data.num_heldout if heldout else data.num_videos
-    path = folder / f"{'heldout' if heldout else 'bank'}_{num_videos}x{data.clip_frames}_{config.seed + heldout}.npz"
-    if not path.exists():
-        args = (config.seed + heldout, num_videos, image_size, data.clip_frames, data.workers)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_bank(join_banks(list(tqdm(build_bank(*args), total=num_videos, desc=path.stem, unit="video"))), path)
-    return load_bank(path)
+    key = BankKey("bank", config.seed + heldout, num_videos, image_size, data.clip_frames)
+    return rendered_bank(key, folder, data.workers)
 
 
 def bank_sources(bank: GroupBank, shard_clips: int, heldout: bool) -> list[ClipSource]:
@@ -315,13 +290,10 @@ def bank_sources(bank: GroupBank, shard_clips: int, heldout: bool) -> list[ClipS
 
 
 def save_results(loaded: Any, stage: ReCoTStage, params: Params, tower_folder: Path, workdir: Path) -> None:
-    """workdir/recot: DTS, masker and decoder. workdir/model: the tower's model with the new DTS, for the next stage."""
-    part = workdir / f"{DTS_FOLDER}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    save_params(part, {name: params[name] for name in TRAINABLE})
-    shutil.rmtree(workdir / DTS_FOLDER, ignore_errors=True)
-    part.rename(workdir / DTS_FOLDER)
-    model = workdir / MODEL_FOLDER
-    shutil.rmtree(model, ignore_errors=True)
+    """workdir/export: the tower's model with the new DTS, in the released layout. workdir/model: DTS, masker and
+    decoder, from which the next stage takes its DTS."""
+    out = workdir / EXPORT_FOLDER
+    shutil.rmtree(out, ignore_errors=True)
     config = replace(loaded.config, dts=stage.model.config.dts_of(stage.model.dts_config))
-    save_params_as(model, config, {**loaded.params, "dts": params["dts"]}, "torch", tokenizer_folder=tower_folder)
+    save_params_as(out, config, {**loaded.params, "dts": params["dts"]}, "torch", tokenizer_folder=tower_folder)
+    save_model({name: params[name] for name in TRAINABLE}, workdir)

@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from launch import clip_stage
 from launch.clip_stage import checkpoint_bytes
+from launch.rendered_banks import BankKey, rendered_bank
 from launch.run_record import check_record, check_room
 from launch.starting_point import MODEL_FOLDER, Origin, check_sources, save_model, sources_of, starting_params, tell
 from launch.whole_file import written_whole
 from vxlpro_jax.checkpoint import restore_params
 from vxlpro_jax.config import FRESH, TrainConfig, check
-from vxlpro_jax.data.synthetic_bank import GroupBank, build_bank, join_banks, load_bank, save_bank, take
+from vxlpro_jax.data.synthetic_bank import GroupBank, take
 from vxlpro_jax.data.synthetic_guess import GuessRows, blank_video, shuffled_video
 from vxlpro_jax.data.synthetic_rows import BankIndex
 from vxlpro_jax.data.synthetic_words import group_words
@@ -47,6 +48,7 @@ from vxlpro_jax.train.vision_heads import new_heads
 WHITENING_FRAMES, WHITENING_FLOOR = 4000, 0.004
 EVAL_CHUNK, EVAL_ROWS = 64, 384
 NUM_BLANK_VIDEOS = 4
+GUESSED = {"shuffled": shuffled_video, "blank": blank_video}  # kinds of banks of which nothing can be told
 
 
 def run(config: TrainConfig, workdir: Path, allow_changes: bool = False) -> None:
@@ -107,43 +109,36 @@ def stage_params(workdir: Path, sizes: VideoXLProConfig) -> Params:
     return jax.tree.map(jax.numpy.asarray, restore_params(workdir / MODEL_FOLDER, abstract_params(sizes)))
 
 
+def bank_key(config: TrainConfig, heldout: bool) -> BankKey:
+    """Names the bank that a stage trains on, or the held-out one."""
+    sizes, vision = PRESETS[config.preset], config.vision
+    num_videos = vision.num_heldout if heldout else vision.num_videos
+    frames = vision.bank_frames or sizes.dts.frames_per_group
+    return BankKey("bank", vision.seed + heldout, num_videos, sizes.vision.image_size, frames)
+
+
 def shared_bank(config: TrainConfig, folder: Path, heldout: bool) -> GroupBank:
-    """The bank to train on, or the held-out one; rendered into `folder` when it is not there yet."""
-    path = folder / ("heldout.npz" if heldout else "bank.npz")
-    if not path.exists():
-        sizes = PRESETS[config.preset]
-        num_videos = config.vision.num_heldout if heldout else config.vision.num_videos
-        seed = config.vision.seed + int(heldout)
-        args = (seed, num_videos, sizes.vision.image_size, bank_frames(config), config.vision.workers)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_bank(join_banks(list(build_bank(*args))), path)
-    return load_bank(path)
+    """The bank to train on, or the held-out one."""
+    return rendered_bank(bank_key(config, heldout), folder, config.vision.workers)
 
 
-def bank_frames(config: TrainConfig) -> int:
-    """Frames of a group of the banks."""
-    return config.vision.bank_frames or PRESETS[config.preset].dts.frames_per_group
+def guess_keys(config: TrainConfig) -> tuple[BankKey, BankKey]:
+    """Names the banks of videos that can only be guessed at: with shuffled frames, and blank ones."""
+    key = bank_key(config, heldout=False)
+    return (
+        key._replace(kind="shuffled", num_videos=config.vision.num_shuffled),
+        key._replace(kind="blank", num_videos=NUM_BLANK_VIDEOS),
+    )
 
 
-def guess_bank(config: TrainConfig, folder: Path) -> GroupBank:
-    """The videos that can only be guessed at: shuffled ones, then blank ones; rendered into `folder` as shared_bank."""
-    path = folder / "guess.npz"
-    if not path.exists():
-        sizes = PRESETS[config.preset]
-        args = (sizes.vision.image_size, bank_frames(config), config.vision.workers)
-        shuffled = build_bank(config.vision.seed, config.vision.num_shuffled, *args, draw=shuffled_video)
-        blank = build_bank(config.vision.seed, NUM_BLANK_VIDEOS, *args, draw=blank_video)
-        save_bank(join_banks([*shuffled, *blank]), path)
-    return load_bank(path)
-
-
-def cached_features(model: VideoXLProModel, params: Params, bank: GroupBank, path: Path) -> np.ndarray:
-    """DTS outputs of the bank, kept beside it for the next stage under a name that tells tower and DTS."""
-    digest = hashlib.sha256()
+def bank_features(model: VideoXLProModel, params: Params, key: BankKey, folder: Path, workers: int) -> np.ndarray:
+    """DTS outputs of a bank, kept beside it for the next stage under a name that tells tower and DTS."""
+    digest = hashlib.sha256(repr((model.config.vision, model.config.dts)).encode())
     for leaf in jax.tree.leaves([params["vision_tower"], params["dts"]]):
         digest.update(np.asarray(leaf).tobytes())
-    path = path.with_name(f"{path.name}_{digest.hexdigest()[:12]}.npy")
+    path = folder / f"{key.name}_{digest.hexdigest()[:12]}.npy"
     if not path.exists():
+        bank = rendered_bank(key, folder, workers, GUESSED.get(key.kind))
         with written_whole(path) as part:
             np.save(part, encode_bank(model, params, bank, EVAL_CHUNK))
     return np.load(path)
@@ -173,12 +168,13 @@ def _answer_stage(
     if config.stage.loss == "words":
         features, held_features = (group_words(groups, tokenizer.encode)[:, None] for groups in (bank, heldout))
     else:
-        features = cached_features(model, params, bank, workdir.parent / "bank")
-        held_features = cached_features(model, params, heldout, workdir.parent / "heldout")
-        guessed = guess_bank(config, workdir.parent)
-        features = np.concatenate([features, cached_features(model, params, guessed, workdir.parent / "guess")])
-        num_shuffled = config.vision.num_shuffled
-        guess_rows = GuessRows(BankIndex(bank), config.vision.seed, num_shuffled, len(guessed), offset=len(bank))
+        keys = (bank_key(config, False), *guess_keys(config), bank_key(config, True))
+        *train, held_features = (
+            bank_features(model, params, key, workdir.parent, config.vision.workers) for key in keys
+        )
+        features, num_guessed = np.concatenate(train), sum(map(len, train[1:]))
+        guesses = config.vision.seed, config.vision.num_shuffled, num_guessed
+        guess_rows = GuessRows(BankIndex(bank), *guesses, offset=len(bank))
     feed = AnswerFeed(features, BankIndex(bank), tokenizer, model.config, guess_rows)
     held_feed = AnswerFeed(held_features, BankIndex(heldout), tokenizer, model.config)
     check = jax.jit(answer_check(config.stage, model))

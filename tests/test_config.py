@@ -14,7 +14,7 @@ from vxlpro_jax.config import TrainConfig, build, check, model_config
 from vxlpro_jax.models.presets import PRESETS
 from vxlpro_jax.models.recot import ReCoTModel, decoder_dim, init_recot
 from vxlpro_jax.train.optimizers import rate_schedule
-from vxlpro_jax.train.recot_stage import ClipBatch, ReCoTRunConfig, ReCoTStage, recot_loss
+from vxlpro_jax.train.recot_stage import ReCoTBatch, ReCoTRunConfig, ReCoTStage, recot_loss
 from vxlpro_jax.types import num_kept_in_training
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -87,8 +87,8 @@ def test_the_reconstructive_stage_builds_at_full_size():
     stage = ReCoTStage(ReCoTModel(config.recot, sizes.dts), sizes.vision, config.data.feature_dtype)
     params = nn.unbox(jax.eval_shape(lambda: init_recot(config.recot, sizes.dts, jax.random.key(0))))
     clips = jax.ShapeDtypeStruct((2, config.data.clip_frames, 24, 24, 1152), config.data.feature_dtype)
-    flags, draw = jax.ShapeDtypeStruct((2,), bool), jax.ShapeDtypeStruct((2,), "uint32")
-    terms = jax.eval_shape(recot_loss(stage), params, ClipBatch(clips, flags, flags, draw)).terms
+    flags, draw, ids = (jax.ShapeDtypeStruct((2,), dtype) for dtype in (bool, "uint32", int))
+    terms = jax.eval_shape(recot_loss(stage), params, ReCoTBatch(clips, flags, flags, draw, ids)).terms
     assert terms["reconstruction"].total.shape == ()
 
 

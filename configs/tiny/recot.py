@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
             "feature_dtype": "float16",
         }
     )
+    config.feed = ConfigDict()
     config.optimizer = ConfigDict(shared.optimizer)
     with config.optimizer.unlocked():
         config.optimizer.peak_rate = 3e-4

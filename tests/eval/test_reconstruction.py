@@ -10,7 +10,7 @@ from vxlpro_jax.eval.reconstruction import (
     Pca,
     baseline_errors,
     by_group,
-    encode_clips,
+    clip_codes,
     heldout_errors,
     random_mask,
     repeat_first,
@@ -69,7 +69,7 @@ def test_codes_come_in_the_order_of_clips():
     config = ReCoTConfig()
     params = nn.unbox(jax.jit(lambda: init_recot(config, SMALL.dts, jax.random.key(0)))())
     model = ReCoTModel(config, SMALL.dts)
-    together = np.concatenate(list(encode_clips(model, params, [CLIPS[:4], CLIPS[4:8]])))
+    together = np.concatenate(list(clip_codes(model, params, [CLIPS[:4], CLIPS[4:8]])))
     assert together.shape == (8, 2, 4, 4, 16)
-    alone = next(encode_clips(model, params, [CLIPS[4:8]]))
+    alone = next(clip_codes(model, params, [CLIPS[4:8]]))
     np.testing.assert_allclose(together[4:], alone, atol=1e-5)

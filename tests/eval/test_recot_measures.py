@@ -10,8 +10,10 @@ from vxlpro_jax.data.synthetic import DIRECTIONS
 from vxlpro_jax.data.synthetic_bank import GroupBank
 from vxlpro_jax.eval.recot_measures import (
     OPPOSITE,
+    LabelledClips,
     clip_labels,
     frame_order,
+    in_groups,
     masked_foreground,
     probe_codes,
     quarters,
@@ -19,7 +21,7 @@ from vxlpro_jax.eval.recot_measures import (
 )
 from vxlpro_jax.models.recot import ReCoTConfig, ReCoTModel, init_recot
 from vxlpro_jax.models.sgm import SgmConfig
-from vxlpro_jax.train.recot_stage import ClipBatch, ReCoTStage
+from vxlpro_jax.train.recot_stage import ReCoTBatch, ReCoTStage
 
 RNG = np.random.default_rng(0)
 
@@ -56,9 +58,20 @@ def test_order_is_found_where_it_is_and_not_where_it_is_not(movers):
     kept, lost = (frame_order(code, train, heldout, train_way, way) for code in (keeps_order, forgets_order))
     assert kept["reversed"]["low"] > 0.9 and kept["forward"]["low"] > 0.9
     assert kept["cosine_shuffled"] < 0.5
-    # Without order the probe tells the line of motion at best, and reversed clips get the forward answer.
-    assert lost["reversed"]["accuracy"] == pytest.approx(1 - lost["forward"]["accuracy"], abs=0.6)
+    # Without order the probe tells the line of motion at best, and a reversed clip gets the forward clip's answer: of
+    # the two one is wrong at least.
+    assert lost["reversed"]["accuracy"] + lost["forward"]["accuracy"] <= 1
     assert lost["reversed"]["low"] < 0.6 and lost["cosine_shuffled"] > 0.9999
+
+
+def test_each_group_of_a_clip_shows_its_own_part_of_the_motion():
+    features = RNG.standard_normal((2, 4, 1, 1, 3))
+    shown = np.array([[True, True, False, True], [False, False, True, True]])
+    clips = LabelledClips(features, {"direction": np.array([2, 3])}, shown)
+    groups, direction = in_groups(clips, 2)
+    np.testing.assert_array_equal(groups.reshape(features.shape), features)
+    assert groups.shape[:2] == (4, 2) and direction.tolist() == [2, -1, -1, 3]
+    assert in_groups(clips, 4)[1].tolist() == [2, 3]
 
 
 def test_opposites_are_opposite():
@@ -94,8 +107,12 @@ def test_probes_read_what_the_code_holds():
     labels = {name: RNG.integers(0, 2, 300) for name in ("kind", "glyph", "colour", "direction")}
     code = 0.3 * RNG.standard_normal((300, 1, 4, 4, 8)).astype(np.float32)
     code[..., 0] += labels["colour"][:, None, None, None]
-    half = {name: value[:150] for name, value in labels.items()}, {name: value[150:] for name, value in labels.items()}
-    found = probe_codes(code[:150], code[150:], *half)
+    shown = np.ones((300, 4), bool)
+    halves = [
+        LabelledClips(code[part], {name: value[part] for name, value in labels.items()}, shown[part])
+        for part in (slice(150), slice(150, None))
+    ]
+    found = probe_codes(lambda features: features, *halves)
     assert found["colour"]["accuracy"] > 0.95 and abs(found["glyph"]["accuracy"] - 0.5) < 0.2
 
 
@@ -124,7 +141,7 @@ def test_foreground_is_counted_among_masked_tokens(masking):
 
 def test_gradients_of_both_queries_are_told_and_random_masking_has_none():
     features = RNG.standard_normal((4, 4, 4, 4, 16)).astype(np.float16)
-    batch = ClipBatch(features, np.zeros(4, bool), np.zeros(4, bool), np.arange(4, dtype=np.uint32), np.arange(4))
+    batch = ReCoTBatch(features, np.zeros(4, bool), np.zeros(4, bool), np.arange(4, dtype=np.uint32), np.arange(4))
     for masking in ("semantic", "random"):
         config = ReCoTConfig(sgm=SgmConfig(masking=masking))
         stage = ReCoTStage(ReCoTModel(config, SMALL.dts), SMALL.vision, "float16")

@@ -1,18 +1,29 @@
 """A DTS on somebody's own videos, from a folder to a model that loads; with few steps."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import vxlpro_jax
-from configs.tiny import recot_videos
+from configs import recot
+from configs.tiny import align, recot_videos
 from launch import recot_run
-from vxlpro_jax.config import build
+from launch.starting_point import starting_params
+from vxlpro_jax.config import build, check
 from vxlpro_jax.data.clip_shards import ClipShards
 from vxlpro_jax.data.synthetic import sample_video
 from vxlpro_jax.data.synthetic_files import write_video
-from vxlpro_jax.train.recot_stage import ReCoTRunConfig
+from vxlpro_jax.loading import EMBEDDED
+from vxlpro_jax.models.presets import PRESETS
+from vxlpro_jax.models.recot import ReCoTModel, count_params, init_recot
+from vxlpro_jax.models.siglip import SiglipTower
+from vxlpro_jax.train.recot_stage import ReCoTBatch, ReCoTRunConfig, ReCoTStage
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +47,15 @@ def config_of(videos, **changes):
     return build(config, ReCoTRunConfig)
 
 
+def next_stage(folder):
+    """A stage that takes its DTS from a run, and everything else from the embedded model."""
+    config = align.get_config()
+    with config.unlocked():
+        config.init_from, config.parts.dts = str(EMBEDDED), str(folder)
+        config.stage.loss = "answers"  # needs no data
+    return config
+
+
 @pytest.mark.slow
 def test_a_folder_becomes_a_dts_that_loads_and_kept_features_change_nothing(videos, tmp_path):
     losses = {}
@@ -48,9 +68,11 @@ def test_a_folder_becomes_a_dts_that_loads_and_kept_features_change_nothing(vide
         losses[keep] = [line["loss"] for line in lines if "loss" in line]
         assert ClipShards(folder / "clips", 4).take([0]).dtype == (np.float16 if keep == "features" else np.uint8)
     np.testing.assert_allclose(losses["features"], losses["frames"], rtol=1e-4)
-    model = vxlpro_jax.load(tmp_path / "features" / "model")
+    model = vxlpro_jax.load(tmp_path / "features" / "export")
     assert model.config.dts.relative_term == "textbook"
     assert len(model.index(videos / "0.mp4").tokens) == 8
+    stage = build(next_stage(tmp_path / "features"))
+    assert starting_params(stage, check(stage))[1][1].source == str(tmp_path / "features")
     # Again: it is done, and nothing is written anew.
     before = (tmp_path / "features" / "summary.json").stat().st_mtime_ns
     recot_run.run(config_of(videos), tmp_path / "features")
@@ -78,6 +100,37 @@ def test_a_mesh_changes_nothing(videos, tmp_path):
 @pytest.mark.slow
 def test_what_cannot_be_held_out_or_gone_on_from_is_told(videos, tmp_path):
     with pytest.raises(ValueError, match="give no held-out video clip.*heldout_every"):
-        recot_run.run(config_of(videos, data__heldout_every=6), tmp_path / "a")
+        recot_run.run(config_of(videos, data__heldout_every=5), tmp_path / "a")
     with pytest.raises(ValueError, match="config.start='model'.*relative_term"):
         recot_run.run(config_of(videos, start="model"), tmp_path / "b")
+
+
+def test_what_cannot_work_is_told_before_anything_is_loaded(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(recot_run, "load", None)
+    with pytest.raises(ValueError, match="config.data.folder='': the folder of your videos"):
+        recot_run.run(config_of(""), tmp_path / "a")
+    with pytest.raises(ValueError, match="5 videos and pictures, of which every 6th is held out"):
+        recot_run.run(config_of(videos, data__heldout_every=6), tmp_path / "b")
+    with pytest.raises(ValueError, match="config.batch_size=0: at least 1"):
+        config_of(videos, batch_size=0)
+    with pytest.raises(ValueError, match="rates has 'llm': parts of dts, sgm, decoder"):
+        config_of(videos, optimizer__rates={"llm": 1.0})
+
+
+@pytest.mark.slow
+def test_the_first_step_of_the_full_size_compiles():
+    """The released widths and pictures of 384 x 384, two layers of the tower; nothing is computed."""
+    config = build(recot.get_config(), ReCoTRunConfig)
+    sizes = PRESETS["video_xl_pro_3b"]
+    vision = replace(sizes.vision, num_layers=2)
+    stage = ReCoTStage(ReCoTModel(config.recot, sizes.dts), vision, config.data.feature_dtype)
+    key, side = jax.random.key(0), vision.image_size
+    pixels = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    tower = jax.eval_shape(SiglipTower(vision).init, key, pixels)["params"]
+    params = jax.eval_shape(lambda: init_recot(config.recot, sizes.dts, key))
+    state = jax.eval_shape(partial(recot_run.begin, config), nn.unbox({**params, "vision_tower": tower}))
+    shapes = ((2, 4, side, side, 3), np.uint8), ((2,), bool), ((2,), bool), ((2,), np.uint32), ((2,), np.int32)
+    batch = ReCoTBatch(*(jax.ShapeDtypeStruct(*shape) for shape in shapes))
+    step = recot_run.train_step(config, stage)
+    compiled = jax.jit(lambda state, batch: step(state, [batch])).lower(state, batch).compile()
+    assert compiled.memory_analysis().argument_size_in_bytes > 4 * count_params(params)

@@ -18,7 +18,7 @@ from vxlpro_jax.models.sgm import SgmConfig
 from vxlpro_jax.train.losses import weighed_mean
 from vxlpro_jax.train.recot_stage import (
     TRAINABLE,
-    ClipBatch,
+    ReCoTBatch,
     ReCoTStage,
     recot_batches,
     recot_loss,
@@ -147,7 +147,7 @@ def test_micro_batches_add_up_and_the_stage_learns(kept, masking):
         step = make_train_step(recot_loss(stage), TRAINABLE, optimizer)
         state = new_state(jax.tree.map(jnp.array, params), TRAINABLE, optimizer)
         cuts = np.array_split(np.arange(8), pieces)
-        after.append(step(state, [ClipBatch(*(part[cut] for part in batch)) for cut in cuts])[0].params)
+        after.append(step(state, [ReCoTBatch(*(part[cut] for part in batch)) for cut in cuts])[0].params)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5), *after)
     optimizer = optax.adam(1e-2)
     step = make_train_step(recot_loss(stage), TRAINABLE, optimizer)

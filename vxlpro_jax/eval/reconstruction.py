@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vxlpro_jax.models.recot import ReCoTModel
+from vxlpro_jax.train.recot_stage import TRAINABLE
 
 PCA_ROWS = 40_000  # rows of which a covariance is made at most; more change it little
 MASK_SEED = 0  # of the one random mask under which all models are measured
-PARTS = ("dts", "sgm", "decoder")
 
 
 class RunningError:
@@ -95,7 +95,7 @@ def heldout_errors(
     mask of `ratio`, the same whatever the model)."""
 
     def measure(params: Any, heldout: Iterable[np.ndarray]) -> dict[str, float]:
-        parts = {name: params[name] for name in PARTS}
+        parts = {name: params[name] for name in TRAINABLE}
         errors = {"whole": RunningError(mean), "hidden": RunningError(mean)}
         rng = np.random.default_rng(MASK_SEED)
         for features in heldout:
@@ -114,7 +114,7 @@ def random_mask(rng: np.random.Generator, shape: tuple[int, ...], ratio: float) 
     return (ranks < round(ratio * tokens)).astype(np.float32).reshape(size, shape[1], -1)
 
 
-def encode_clips(model: ReCoTModel, params: Any, heldout: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def clip_codes(model: ReCoTModel, params: Any, heldout: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Codes [n, G, g, g, E] of whole clips, chunk by chunk."""
     for features in heldout:
         yield np.asarray(_encode(model, params["dts"], jnp.asarray(features, jnp.float32)))

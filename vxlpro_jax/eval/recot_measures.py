@@ -5,7 +5,7 @@ Source: paper 3.2 and 4.8 (what each part is said to do); the measures are ours.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,19 @@ from vxlpro_jax.data.synthetic_bank import COLOUR_NAMES, GLYPHS, KINDS, MIN_FRAM
 from vxlpro_jax.eval.linear_probe import fit_probe, try_probe
 from vxlpro_jax.models.recot import ReCoTModel
 from vxlpro_jax.train.losses import weighed_mean
-from vxlpro_jax.train.recot_stage import ClipBatch, ReCoTStage, recot_loss
+from vxlpro_jax.train.recot_stage import ReCoTBatch, ReCoTStage, recot_loss
 
 Encode = Callable[[np.ndarray], np.ndarray]
 CLASSES = {"kind": len(KINDS), "glyph": len(GLYPHS), "colour": len(COLOUR_NAMES), "direction": len(DIRECTIONS)}
 OPPOSITE = np.array([DIRECTIONS.index(name) for name in ("right", "left", "down", "up")])
+
+
+class LabelledClips(NamedTuple):
+    """features [N, t, g, g, E]; what each clip shows, by name (clip_labels); shown bool [N, t]: in which frames."""
+
+    features: np.ndarray
+    labels: dict[str, np.ndarray]
+    shown: np.ndarray
 
 
 def clip_labels(bank: GroupBank, chosen: np.ndarray) -> dict[str, np.ndarray]:
@@ -40,16 +48,22 @@ def quarters(code: np.ndarray) -> np.ndarray:
     return np.stack(means, 2).reshape(len(code), -1)
 
 
-def probe_codes(
-    train: np.ndarray, heldout: np.ndarray, train_labels: dict[str, np.ndarray], labels: dict[str, np.ndarray]
-) -> dict[str, Any]:
+def probe_codes(encode: Encode, train: LabelledClips, heldout: LabelledClips) -> dict[str, Any]:
     """Accuracy of a linear probe for every label, fitted on the codes of training clips."""
-    rows = quarters(train), quarters(heldout)
+    rows = quarters(encode(train.features)), quarters(encode(heldout.features))
     found = {}
     for name, classes in CLASSES.items():
-        result = try_probe(fit_probe(rows[0], train_labels[name], classes), rows[1], labels[name])
+        result = try_probe(fit_probe(rows[0], train.labels[name], classes), rows[1], heldout.labels[name])
         found[name] = result._asdict()
     return found
+
+
+def in_groups(clips: LabelledClips, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The groups of so many frames as clips of their own [N * G, size, g, g, E], and the direction that each shows."""
+    features = clips.features.reshape(-1, size, *clips.features.shape[2:])
+    per_clip = clips.shown.shape[1] // size
+    moves = clips.shown.reshape(-1, size).sum(1) >= MIN_FRAMES_OF_MOTION
+    return features, np.where(moves, clips.labels["direction"].repeat(per_clip), -1)
 
 
 def frame_order(
@@ -57,6 +71,7 @@ def frame_order(
 ) -> dict[str, Any]:
     """How much of the order of frames is in the code of clips [N, t, g, g, E].
 
+    The clips are single groups (in_groups): from several codes side by side an order could be read that is in none.
     A probe that learnt the direction of movers is shown held-out clips as they are and backwards, where the right
     answer is the opposite one: in a world that is symmetric in time nothing else tells forward from backward. cosine_*:
     mean over clips of the cosine between a clip's code and that of its frames shuffled (none stays where it was) or
@@ -124,7 +139,7 @@ def masked_foreground(
     return shares, {"masked": masking.masked, "scores": masking.scores}
 
 
-def query_gradients(stage: ReCoTStage, params: Any, batch: ClipBatch) -> dict[str, float]:
+def query_gradients(stage: ReCoTStage, params: Any, batch: ReCoTBatch) -> dict[str, float]:
     """Norm of the loss's gradient by each Query; empty under random masking."""
 
     found = _masker_gradient(stage, params["sgm"], {k: part for k, part in params.items() if k != "sgm"}, batch)
@@ -136,5 +151,5 @@ def query_gradients(stage: ReCoTStage, params: Any, batch: ClipBatch) -> dict[st
 
 
 @partial(jax.jit, static_argnums=0)
-def _masker_gradient(stage: ReCoTStage, sgm: Any, rest: Any, batch: ClipBatch) -> Any:
+def _masker_gradient(stage: ReCoTStage, sgm: Any, rest: Any, batch: ReCoTBatch) -> Any:
     return jax.grad(lambda sgm: weighed_mean(recot_loss(stage)({**rest, "sgm": sgm}, batch, None).terms))(sgm)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vxlpro_jax.data.clip_shards import ClipShards
+from vxlpro_jax.data.pipeline import DataConfig
 from vxlpro_jax.models.recot import ReCoTConfig, ReCoTModel, ReCoTOutput
 from vxlpro_jax.models.sgm import num_masked
 from vxlpro_jax.models.siglip import SiglipConfig, SiglipTower, resize_grid
@@ -30,13 +31,14 @@ class ClipDataConfig:
 
     source: "generated": the generated world, num_videos to train on and num_heldout to measure on, rendered by
         `workers` processes. "folder": videos and pictures below `folder`, every heldout_every-th of them held out.
+        "mixture": the mixtures of ReCoTRunConfig.feed, read while the stage trains; nothing is kept.
     fps, max_frames: of the frames that are taken of a video of the folder.
     clip_frames: frames per clip, whole groups. shard_clips: generated clips per file.
     keep: "features": the tower encodes once. "frames": frames are kept and the tower runs in every step.
     feature_dtype: of kept features; float16 halves the disk and is rounded alike with "frames".
     """
 
-    source: Literal["generated", "folder"]
+    source: Literal["generated", "folder", "mixture"]
     folder: str
     num_videos: int
     num_heldout: int
@@ -59,6 +61,8 @@ class ReCoTRunConfig:
     of them. After this stage the DTS reads whole clips alone; trained on masked ones alone it had never seen one, and
     rebuilt them far worse than masked ones (docs/recot.md).
 
+    feed: of the data source "mixture": what it trains on ("train") and is measured by ("heldout"), without prompts; its
+    buckets stand for batch_size, and its weights for image_share.
     mesh: devices of this host by axis, data and tensor; {} for one device. Clips are spread over data.
     start: "components": from the best linear code of the training features (train/recot_start.py); hundreds of steps
     from "random" weights do not come near it (docs/recot.md). "model": from the DTS of the tower's model.
@@ -75,6 +79,7 @@ class ReCoTRunConfig:
     whole_from: float
     recot: ReCoTConfig
     data: ClipDataConfig
+    feed: dict[str, DataConfig]
     optimizer: OptimizerConfig
     loop: LoopConfig
 
@@ -90,6 +95,21 @@ class ReCoTRunConfig:
                 f"config.mesh={self.mesh}, config.batch_size={self.batch_size}: the axes data and tensor are accepted, "
                 "and a data axis that divides the batch"
             )
+        for name, value, least in (
+            ("num_steps", self.num_steps, 1),
+            ("batch_size", self.batch_size, 1),
+            ("data.clip_frames", self.data.clip_frames, 1),
+            ("data.heldout_every", self.data.heldout_every, 2),
+            ("data.shard_clips", self.data.shard_clips, 1),
+            ("data.workers", self.data.workers, 1),
+        ):
+            if value < least:
+                raise ValueError(f"config.{name}={value}: at least {least} is accepted")
+        if self.data.source == "mixture":
+            self._check_feed()
+        for part in self.optimizer.rates:
+            if part.split("/")[0] not in TRAINABLE:
+                raise ValueError(f"config.optimizer.rates has {part!r}: parts of {', '.join(TRAINABLE)} are accepted")
         for name in ("image_share", "whole_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"config.{name}={getattr(self, name)}: a share from 0 to below 1 is accepted")
@@ -99,8 +119,27 @@ class ReCoTRunConfig:
                 "alone), is accepted"
             )
 
+    def _check_feed(self) -> None:
+        if set(self.feed) != {"train", "heldout"} or self.data.keep != "frames":
+            raise ValueError(
+                "config.data.source='mixture': config.feed.train and config.feed.heldout are wanted, and "
+                "config.data.keep='frames'"
+            )
+        for name, feed in self.feed.items():
+            if feed.prompt != "none" or feed.sampling.clip_frames != self.data.clip_frames:
+                raise ValueError(
+                    f"config.feed.{name}: prompt='none' and sampling.clip_frames={self.data.clip_frames} "
+                    "(config.data.clip_frames) are accepted"
+                )
+            for bucket in feed.buckets.values() if self.mesh else ():
+                if bucket.batch_size % self.mesh["data"]:
+                    raise ValueError(
+                        f"config.feed.{name}.buckets: batches of {bucket.batch_size}, which mesh.data="
+                        f"{self.mesh['data']} does not divide"
+                    )
 
-class ClipBatch(NamedTuple):
+
+class ReCoTBatch(NamedTuple):
     """clips: frames uint8 [N, t, S, S, 3], or tower features float [N, t, g, g, E]. is_image bool [N]: True where a
     clip is one picture repeated. is_whole bool [N]: True where nothing of a clip is hidden. draw uint32 [N]:
     seeds a clip's masking, so that it does not depend on the batch. sample_ids int [N]: which clips of the shards."""
@@ -134,11 +173,11 @@ def clip_features(stage: ReCoTStage, params: Params, clips: Array) -> Array:
     return features.astype(jnp.float32)
 
 
-def recot_loss(stage: ReCoTStage) -> Callable[[Params, ClipBatch, Any], LossTerms]:
+def recot_loss(stage: ReCoTStage) -> Callable[[Params, ReCoTBatch, Any], LossTerms]:
     """The loss as a pure function (params, batch, key) -> terms; what is random follows from the batch's `draw`."""
     config = stage.model.config
 
-    def loss(params: Params, batch: ClipBatch, key: Any = None) -> LossTerms:
+    def loss(params: Params, batch: ReCoTBatch, key: Any = None) -> LossTerms:
         features = clip_features(stage, params, batch.clips)
         size, time, grid, _, _ = features.shape
         noise = jax.vmap(lambda seed: jax.random.gumbel(jax.random.key(seed), (time, grid * grid)))(batch.draw)
@@ -169,7 +208,7 @@ def squared_errors(output: ReCoTOutput, features: Array) -> Array:
     return errors.reshape(*errors.shape[:2], -1)
 
 
-def recot_batches(shards: ClipShards, chosen: np.ndarray, config: ReCoTRunConfig) -> Callable[[int], ClipBatch]:
+def recot_batches(shards: ClipShards, chosen: np.ndarray, config: ReCoTRunConfig) -> Callable[[int], ReCoTBatch]:
     """step -> a batch of random clips among the chosen, config.image_share of them pictures (all of one kind where
     there is no other).
 
@@ -178,15 +217,20 @@ def recot_batches(shards: ClipShards, chosen: np.ndarray, config: ReCoTRunConfig
     pictures, videos = chosen[shards.is_image[chosen]], chosen[~shards.is_image[chosen]]
     if not len(chosen):
         raise ValueError(f"{shards.folder} holds no clips to train on")
-    size, all_whole_from = config.batch_size, round(config.whole_from * config.num_steps)
+    size = config.batch_size
     num_pictures = round(size * config.image_share) if len(pictures) and len(videos) else size * bool(len(pictures))
 
-    def make(step: int) -> ClipBatch:
+    def make(step: int) -> ReCoTBatch:
         rng = np.random.default_rng([config.seed, step])
         parts = ((pictures, num_pictures), (videos, size - num_pictures))
         picked = np.concatenate([rng.choice(pool, count) if count else pool[:0] for pool, count in parts])
-        draw = rng.integers(0, 2**32, size, np.uint32)
-        is_whole = (rng.random(size) < config.whole_share) | (step >= all_whole_from)
-        return ClipBatch(shards.take(picked), shards.is_image[picked], is_whole, draw, picked)
+        return ReCoTBatch(shards.take(picked), shards.is_image[picked], *masking_draw(config, step, size), picked)
 
     return make
+
+
+def masking_draw(config: ReCoTRunConfig, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which clips of a step are whole, bool [size], and what seeds their masks, uint32 [size]."""
+    rng = np.random.default_rng([config.seed, step, 1])
+    is_whole = (rng.random(size) < config.whole_share) | (step >= round(config.whole_from * config.num_steps))
+    return is_whole, rng.integers(0, 2**32, size, np.uint32)
