@@ -32,6 +32,7 @@ from launch.recot_run import (
 )
 from launch.run_record import check_record
 from launch.starting_point import save_model
+from launch.whole_file import write_whole
 from vxlpro_jax.config import build
 from vxlpro_jax.data.synthetic_bank import GroupBank
 from vxlpro_jax.data.synthetic_foreground import CAST, ForegroundClips, foreground_clips
@@ -133,8 +134,8 @@ def report(config: ReportConfig, workdir: Path) -> dict[str, Any]:
     found["tower_probes"] = tower_probes(material)
     found["claims"] = claims_of(arms)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (workdir / "report.md").write_text(page_of(found), encoding="utf-8")
+    write_whole(workdir / "report.json", json.dumps(found, indent=1) + "\n")
+    write_whole(workdir / "report.md", page_of(found))
     draw_runs(found, {name: workdir / f"{name}_{config.seeds[0]}" for name in arms}, workdir / "recot_runs.png")
     return found
 
@@ -162,9 +163,7 @@ def run_arm(name: str, changes: ConfigDict, material: Material) -> list[dict[str
         figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if figures.get("measured") != how:
             figures = {"seed": seed, "measured": how, **one_run(config, stage, step, material, folder)}
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-            part.replace(path)
+            write_whole(path, json.dumps(figures, indent=1) + "\n")
         found.append(figures)
     return found
 

@@ -26,6 +26,7 @@ from launch.recot_clips import HELDOUT, FedClips, ShardedClips
 from launch.rendered_banks import BankKey, rendered_bank
 from launch.run_record import check_record
 from launch.starting_point import save_model
+from launch.whole_file import write_whole
 from vxlpro_jax.convert import resolve_source, save_params_as
 from vxlpro_jax.data.clip_shards import ClipShards, ClipSource, write_shards
 from vxlpro_jax.data.pipeline import open_feed
@@ -97,9 +98,7 @@ def run(config: ReCoTRunConfig, workdir: Path, allow_changes: bool = False) -> d
         step = train_step(config, stage, state_layout(config, stage, params, mesh))
         params, figures = train_arm(config, clips, params, step, sample, workdir, mesh)
     save_results(loaded, stage, params, tower_folder, workdir)
-    part = summary.with_suffix(".part")
-    part.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    part.replace(summary)
+    write_whole(summary, json.dumps(figures, indent=2) + "\n")
     return figures
 
 
