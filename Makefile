@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 PARITY_VENV := .venv-parity
 PARITY_READY := $(PARITY_VENV)/.ready
 WHEEL_VENV := .venv-wheel
+# The quick tests compile without most optimisations (tests/conftest.py); the others as users do.
+OPTIMISED := JAX_DISABLE_MOST_OPTIMIZATIONS=0
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # What the wheel is asked in its empty environment, and what it must answer.
@@ -14,7 +16,7 @@ WHEEL_VIDEO ?= vxlpro_jax/assets/demo.mp4
 WHEEL_QUESTION ?= Which digit is on the card?
 WHEEL_ANSWER ?= 5
 
-.PHONY: help venv demo test slow parity lint bench tiny wheel-test clean
+.PHONY: help venv demo test slow optimised parity lint bench tiny wheel-test clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,10 +31,13 @@ test: $(READY) ## run the tests (minutes); ARGS="-k name" narrows them
 	$(PY) -m pytest -q $(ARGS)
 
 slow: $(READY) ## run the tests marked slow (real widths, long videos, training)
-	$(PY) -m pytest -q -m slow $(ARGS)
+	$(OPTIMISED) $(PY) -m pytest -q -m slow $(ARGS)
+
+optimised: $(READY) ## compare with the golden numbers and on a mesh as users compile: with all of XLA's optimisations
+	$(OPTIMISED) $(PY) -m pytest -q tests/test_golden.py tests/parallel $(ARGS)
 
 parity: $(PARITY_READY) ## compare with transformers' own models, in an environment with torch
-	$(PARITY_VENV)/bin/python -m pytest -q -rs -m "slow or not slow" tests/parity $(ARGS)
+	$(OPTIMISED) $(PARITY_VENV)/bin/python -m pytest -q -rs -m "slow or not slow" tests/parity $(ARGS)
 
 lint: $(READY) ## ruff, format check and type check
 	$(PY) -m ruff check .

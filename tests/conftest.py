@@ -15,6 +15,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the same numbers everywhere; JA
 # Compiled programs outlive a run, for subprocesses too: a second run compiles only what changed.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Most of a test's time is XLA optimising a program that runs once. `make slow` and `make optimised` leave this at 0.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import jaxtyping

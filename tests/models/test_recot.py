@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.border_conv import assert_is_conv, drawn_conv
 from tests.small_model import SMALL
 from vxlpro_jax.models.dts import Compression, DtsConfig
 from vxlpro_jax.models.presets import PRESETS
@@ -26,10 +27,11 @@ from vxlpro_jax.models.sgm import SgmConfig
 from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.parallel.axes import FSDP_TENSOR
 from vxlpro_jax.parallel.mesh import make_mesh
-from vxlpro_jax.parallel.sharding import init_sharded
+from vxlpro_jax.parallel.sharding import init_sharded, param_shardings
 
 RNG = np.random.default_rng(0)
 TRAINED = tuple(name for name in get_args(Compression) if name != "none")
+WIDE = replace(SMALL.dts, dim=64, num_norm_groups=4)  # for a mesh: at 32 the decoder would be 21 wide
 SIZES = {"small": SMALL, **{name: PRESETS[name] for name in ("tiny", "video_xl_pro_3b")}}
 
 
@@ -38,10 +40,20 @@ def features(size, time, grid=4, dim=16):
 
 
 def fresh(config, dts: DtsConfig = SMALL.dts):
-    """Parameters with noise on every leaf, so that nothing is silent."""
-    params = nn.unbox(jax.jit(lambda: init_recot(config, dts, jax.random.key(0)))())
-    leaves, tree = jax.tree.flatten(params)
-    return jax.tree.unflatten(tree, [x + 0.1 * RNG.standard_normal(x.shape).astype(np.float32) for x in leaves])
+    """Random parameters by their shapes alone, none of them silent: compiling the initialisers takes longer than the
+    tests."""
+    shapes = nn.unbox(jax.eval_shape(lambda: init_recot(config, dts, jax.random.key(0))))
+
+    def draw(path, leaf):
+        noise = RNG.standard_normal(leaf.shape).astype(np.float32)
+        fan_in = max(1, int(np.prod(leaf.shape[:-1])))
+        return noise * fan_in**-0.5 + 0.1 * noise if path[-1].key == "kernel" else _start(path[-1].key) + 0.1 * noise
+
+    return jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(draw, shapes))
+
+
+def _start(name: str) -> float:
+    return 1.0 if name == "scale" else 0.0
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -112,26 +124,29 @@ def test_the_code_of_whole_clips_is_the_dts_of_the_unmasked_path():
 
 
 def test_doubling_deals_its_taps_out_in_turn():
-    x = RNG.standard_normal((1, 2, 3, 4, 5)).astype(np.float32)
-    kernel = RNG.standard_normal((3, 3, 3, 5, 6)).astype(np.float32)
-    bias = RNG.standard_normal(6).astype(np.float32)
-    ours = np.asarray(jax.jit(DoublingConv(6).apply)({"params": {"kernel": kernel, "bias": bias}}, x))
-    assert ours.shape == (1, 4, 3, 4, 6)
-    for t, row, column in np.ndindex(4, 3, 4):
-        taps = [(1, t // 2)] if t % 2 == 0 else [(0, t // 2), (2, min(t // 2 + 1, 1))]
-        expected = bias.astype(np.float64)
-        for (dt, moment), dy, dx in ((tap, dy, dx) for tap in taps for dy, dx in np.ndindex(3, 3)):
-            at = (moment, np.clip(row + dy - 1, 0, 2), np.clip(column + dx - 1, 0, 3))
-            expected = expected + x[(0, *at)] @ kernel[dt, dy, dx]
-        np.testing.assert_allclose(ours[0, t, row, column], expected, atol=1e-4)
+    x, params = drawn_conv(RNG, 2)
+    ours = np.asarray(jax.jit(DoublingConv(6).apply)({"params": params}, x))
+
+    def taps(t):
+        return [(1, t // 2)] if t % 2 == 0 else [(0, t // 2), (2, min(t // 2 + 1, 1))]
+
+    assert_is_conv(ours, x, params, 4, taps)
 
 
 @pytest.mark.parametrize("query", ["linear", "vectors"])
+def test_every_parameter_declares_axes_that_the_rules_know(query):
+    config = ReCoTConfig(sgm=SgmConfig(query=query, num_query_vectors=4))
+    shapes = jax.eval_shape(lambda: init_recot(config, WIDE, jax.random.key(0)))
+    layouts = param_shardings(shapes, make_mesh({"data": 2, "tensor": 2}), FSDP_TENSOR)
+    assert len(jax.tree.leaves(layouts)) == len(jax.tree.leaves(nn.unbox(shapes)))
+
+
+@pytest.mark.parametrize("query", ["linear", pytest.param("vectors", marks=pytest.mark.slow)])
 def test_every_parameter_is_born_sharded(query):
     """Each leaf declares axes that the rules know, and the result is the same on a mesh as on one device."""
     config = ReCoTConfig(sgm=SgmConfig(query=query, num_query_vectors=4))
     mesh = make_mesh({"data": 2, "tensor": 2})
-    dts = replace(SMALL.dts, dim=64, num_norm_groups=4)  # at 32 the decoder would be 21 wide
+    dts = WIDE
     sharded = init_sharded(lambda key: init_recot(config, dts, key), jax.random.key(0), mesh, FSDP_TENSOR)
     spread = [leaf for leaf in jax.tree.leaves(sharded) if len(leaf.sharding.device_set) == 4]
     assert len(spread) == len(jax.tree.leaves(sharded))
