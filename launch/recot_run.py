@@ -90,7 +90,7 @@ def run(config: ReCoTRunConfig, workdir: Path, allow_changes: bool = False) -> d
             ]
             clips: ShardedClips | FedClips = FedClips(config, stage, tower, *feeds)
         else:
-            clips = prepare_clips(config, stage, tower, workdir / "clips")
+            clips = prepare_clips(config, stage, tower, workdir / "clips", workdir.parent)
         sample = clips.sample()
         params = recot_params(config, stage, loaded.params, sample)
         mesh = make_mesh(config.mesh) if config.mesh else None
@@ -222,14 +222,14 @@ def recot_params(config: ReCoTRunConfig, stage: ReCoTStage, model_params: Params
     return params
 
 
-def prepare_clips(config: ReCoTRunConfig, stage: ReCoTStage, tower: Params, folder: Path) -> ShardedClips:
-    """Render or decode what is not there yet, and encode it where features are kept."""
+def prepare_clips(config: ReCoTRunConfig, stage: ReCoTStage, tower: Params, folder: Path, banks: Path) -> ShardedClips:
+    """Render (into `banks`) or decode what is not there yet, and encode it into `folder` where features are kept."""
     data, size = config.data, stage.vision.image_size
     if data.source == "generated":
         sources = [
             source
             for heldout in (False, True)
-            for source in bank_sources(generated_bank(config, size, folder.parent, heldout), data.shard_clips, heldout)
+            for source in bank_sources(generated_bank(config, size, banks, heldout), data.shard_clips, heldout)
         ]
         what = {"seed": config.seed, "num_videos": data.num_videos, "num_heldout": data.num_heldout}
     else:

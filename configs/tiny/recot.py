@@ -30,8 +30,8 @@ def get_config() -> ConfigDict:
         {
             "source": "generated",
             "folder": "",
-            "num_videos": 256,
-            "num_heldout": 48,
+            "num_videos": shared.vision.num_videos,  # the bank of the other stages
+            "num_heldout": shared.vision.num_heldout,
             "heldout_every": 10,
             "workers": 2,
             "fps": 1.0,

@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config.run = recot.get_config()
     with config.run.unlocked():
         config.run.data.clip_frames = 8  # a group of the strongest compression, two of the paper's
+        config.run.data.num_videos, config.run.data.num_heldout = 256, 48
         config.run.batch_size = 8
         config.run.loop.eval_every = 1000
         config.run.loop.save_every = 1000
