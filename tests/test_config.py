@@ -38,6 +38,8 @@ def test_every_stage_builds(name):
     assert (config.stage.loss in ("words", "answers")) == bool(config.rows)
     assert (config.stage.loss == "clips") == bool(config.data)
     rate_schedule(config.optimizer, config.stage.num_steps)
+    if not config.data:  # the others' files are not there
+        check(config)
     for mix in config.rows.values():
         assert mix.length <= PRESETS[config.preset].max_context_len
 
@@ -149,12 +151,18 @@ def test_an_unknown_choice_is_named():
         ("stage.micro_batches", 0, "config.stage.micro_batches=0: at least 1"),
         ("stage.num_steps", 0, "config.stage.num_steps=0.*draws without end"),
         ("optimizer.warmup_share", 0.5, "warmup_steps=100 and warmup_share=0.5: give one"),
-        ("lora.rank", 4, "config.lora.rank=4.*no llm"),
         ("switches", {"dts": {"packing": "paper"}}, "dts.packing"),
         ("mesh", {"data": 0}, "config.mesh.data=0: at least 1"),
         ("mesh", {"date": 4}, "the axes data and tensor"),
         ("mesh", {"data": 4, "tensor": 1}, "runs on one device"),
         ("stage.loss", "clips", "config.data.train is not there"),
+        ("stage.epochs", 0, "config.stage.epochs=0: at least 1"),
+        ("loop.prefetch", -1, "config.loop.prefetch=-1: at least 0"),
+        ("loop.keep_best", -1, "config.loop.keep_best=-1: at least 0"),
+        ("heldout.max_new_tokens", 0, "config.heldout.max_new_tokens=0: at least 1"),
+        ("vision.workers", -1, "config.vision.workers=-1: at least 0"),
+        ("optimizer.clip_norm", 0.0, "config.optimizer.clip_norm=0.0: a number above 0"),
+        ("optimizer.warmup_share", 1.0, "config.optimizer.warmup_share=1.0: from 0 to below 1"),
     ],
 )
 def test_combinations_that_cannot_work_are_told(key, value, told):
@@ -165,6 +173,54 @@ def test_combinations_that_cannot_work_are_told(key, value, told):
         block = block[part]
     with block.ignore_type():
         block[name] = ConfigDict(value) if isinstance(value, dict) else value
+    with pytest.raises(ValueError, match=told):
+        check(build(config))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("lora.rank", 4),
+        ("export", True),
+        ("tokenizer", "runs/base"),
+        ("stage.epochs", 2),
+        ("stage.z_weight", 1e-4),
+        ("stage.dtype", "bfloat16"),
+        ("stage.frozen_dtype", "bfloat16"),
+        ("stage.remat", True),
+        ("stage.encode_groups", 4),
+        ("stage.loss_chunk", 512),
+        ("stage.selection", "keep_rate"),
+    ],
+)
+def test_a_key_that_only_stages_on_clips_use_is_refused_elsewhere(key, value):
+    config = values("answers_short")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=rf"config.{key}={value!r}: stage.loss='answers' does not use it"):
+        check(build(config))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("data.train.buckets.videos.batch_size", 0, "config.data.train.buckets.videos.batch_size=0: at least 1"),
+        ("data.heldout.buckets.videos.text_len", 0, "config.data.heldout.buckets.videos.text_len=0: at least 1"),
+        ("data.train.workers", -1, "config.data.train.workers=-1: at least 0"),
+        ("lora", {"rank": 4, "targets": ("q_prj",)}, r"config.lora.targets: 'q_prj' is no layer of the LLM; \["),
+        ("lora", {"rank": 4}, r"config.lora.rank=4, but stage.trainable=\('projector',\) has no llm"),
+        ("lora", {"rank": 4, "targets": ()}, r"config.lora.targets=\(\)"),
+    ],
+)
+def test_so_is_what_a_stage_on_clips_could_not_do(key, value, told, tmp_path):
+    config = values("sft")
+    for data in config.data.values():
+        data.mixture = str(tmp_path / "data.jsonl")
+    (tmp_path / "data.jsonl").write_text("")
+    if key == "lora":
+        config.lora.update(value)
+        config.stage.trainable = ("llm",) if "targets" in value else ("projector",)
+    else:
+        config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=told):
         check(build(config))
 

@@ -6,10 +6,12 @@ Source: ours.
 import dataclasses
 import difflib
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
@@ -18,7 +20,7 @@ from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig, with_switches
 from vxlpro_jax.models.video_xl_pro import abstract_params
 from vxlpro_jax.train.answer_feed import RowMix
 from vxlpro_jax.train.loop import LoopConfig
-from vxlpro_jax.train.lora import LoraConfig
+from vxlpro_jax.train.lora import LoraConfig, add_lora
 from vxlpro_jax.train.optimizers import OptimizerConfig, rate_schedule
 from vxlpro_jax.train.stages import StageConfig
 from vxlpro_jax.train.state import ALIASES, part_of
@@ -129,7 +131,9 @@ def check(config: TrainConfig) -> VideoXLProConfig:
     Raises ValueError naming the key, its value and what is accepted.
     """
     sizes = model_config(config)
-    stage, lora = config.stage, config.lora
+    stage = config.stage
+    _check_numbers(config)
+    _check_used(config)
     tree = {**abstract_params(sizes), **{name: {} for name in ("heads",) if name in stage.trainable}}
     if not stage.trainable:
         raise ValueError("config.stage.trainable=(): at least one part is trained.")
@@ -139,7 +143,6 @@ def check(config: TrainConfig) -> VideoXLProConfig:
     for name in config.parts:
         if name not in MODULES:
             raise ValueError(f"config.parts.{name}: {', '.join(MODULES)} are accepted.")
-    _check_lowest(config)
     if config.mesh and set(config.mesh) != {"data", "tensor"}:
         raise ValueError(f"config.mesh={config.mesh}: the axes data and tensor are accepted, as in data=4, tensor=2.")
     if config.mesh and stage.loss != "clips":
@@ -147,12 +150,9 @@ def check(config: TrainConfig) -> VideoXLProConfig:
     _check_data(config)
     if stage.num_steps == 0 and stage.loss != "clips":
         raise ValueError(f"config.stage.num_steps=0: stage.loss={stage.loss!r} draws without end; give a number.")
-    if config.optimizer.peak_rate <= 0:
-        raise ValueError(f"config.optimizer.peak_rate={config.optimizer.peak_rate}: a rate above 0 is accepted.")
     if stage.num_steps:
         rate_schedule(config.optimizer, stage.num_steps)
-    if lora.rank and "llm" not in stage.trainable:
-        raise ValueError(f"config.lora.rank={lora.rank}, but stage.trainable={stage.trainable} has no llm to add to.")
+    _check_lora(config, tree)
     if stage.ranking_weight == 0 and sizes.selector.score_use == "none" and _reaches("selector", stage):
         raise ValueError(
             "stage.trainable has the selector, but no gradient would reach it: switches.selector.score_use is 'none' "
@@ -161,11 +161,51 @@ def check(config: TrainConfig) -> VideoXLProConfig:
     return sizes
 
 
-def _check_lowest(config: TrainConfig) -> None:
-    stage = config.stage
-    for name, value, low in (
+# Keys of the stage that only the one on clips uses.
+OF_CLIPS = ("epochs", "z_weight", "dtype", "frozen_dtype", "remat", "encode_groups", "loss_chunk", "selection")
+
+
+def _check_used(config: TrainConfig) -> None:
+    """A key that the stage would not look at is no wish to pass over."""
+    if config.stage.loss == "clips":
+        return
+    unset = {field.name: field.default for field in dataclasses.fields(StageConfig)}
+    for name, value, default in (
+        ("lora.rank", config.lora.rank, 0),
+        ("export", config.export, False),
+        ("tokenizer", config.tokenizer, ""),
+        ("data", sorted(config.data), []),
+        *((f"stage.{name}", getattr(config.stage, name), unset[name]) for name in OF_CLIPS),
+    ):
+        if value != default:
+            raise ValueError(
+                f"config.{name}={value!r}: stage.loss={config.stage.loss!r} does not use it, stage.loss='clips' alone "
+                f"does; {default!r} is accepted."
+            )
+
+
+def _check_lora(config: TrainConfig, tree: Any) -> None:
+    lora, trainable = config.lora, config.stage.trainable
+    if not lora.rank:
+        return
+    if "llm" not in trainable:
+        raise ValueError(f"config.lora.rank={lora.rank}, but stage.trainable={trainable} has no llm to add to.")
+    if not lora.targets:
+        raise ValueError(f"config.lora.targets=(), but lora.rank={lora.rank}: name layers of the LLM to add to.")
+    jax.eval_shape(lambda: add_lora({"llm": tree["llm"]}, lora, jax.random.key(0)))
+
+
+def _check_numbers(config: TrainConfig) -> None:
+    stage, optimizer = config.stage, config.optimizer
+    for key, rate in (("peak_rate", optimizer.peak_rate), ("clip_norm", optimizer.clip_norm)):
+        if not rate > 0:
+            raise ValueError(f"config.optimizer.{key}={rate}: a number above 0 is accepted.")
+    if not 0 <= optimizer.warmup_share < 1:
+        raise ValueError(f"config.optimizer.warmup_share={optimizer.warmup_share}: from 0 to below 1 is accepted.")
+    bounds = (
         ("stage.micro_batches", stage.micro_batches, 1),
         ("stage.num_steps", stage.num_steps, 0),
+        ("stage.epochs", stage.epochs, 1),
         ("stage.z_weight", stage.z_weight, 0),
         ("stage.loss_chunk", stage.loss_chunk, 0),
         ("stage.encode_groups", stage.encode_groups, 0),
@@ -173,12 +213,34 @@ def _check_lowest(config: TrainConfig) -> None:
         ("loop.log_every", config.loop.log_every, 1),
         ("loop.eval_every", config.loop.eval_every, 1),
         ("loop.save_every", config.loop.save_every, 1),
+        ("loop.prefetch", config.loop.prefetch, 0),
         ("loop.keep_last", config.loop.keep_last, 1),
+        ("loop.keep_best", config.loop.keep_best, 0),
         ("loop.max_skipped_in_row", config.loop.max_skipped_in_row, 1),
+        ("optimizer.warmup_steps", optimizer.warmup_steps, 0),
+        ("vision.workers", config.vision.workers, 0),
+        ("heldout.num_batches", config.heldout.num_batches, 0),
+        ("heldout.num_answers", config.heldout.num_answers, 0),
+        ("heldout.max_frames", config.heldout.max_frames, 1),
+        ("heldout.max_new_tokens", config.heldout.max_new_tokens, 1),
         *((f"mesh.{axis}", size, 1) for axis, size in config.mesh.items()),
-    ):
+        *((f"rows.{name}.batch_size", mix.batch_size, 1) for name, mix in config.rows.items()),
+        *(bound for name, data in config.data.items() for bound in _data_bounds(f"data.{name}", data)),
+    )
+    for name, value, low in bounds:
         if value < low:
             raise ValueError(f"config.{name}={value}: at least {low} is accepted.")
+
+
+def _data_bounds(where: str, data: DataConfig) -> Iterator[tuple[str, float, int]]:
+    """(key, value, the lowest that is accepted)."""
+    yield f"{where}.max_media", data.max_media, 1
+    yield f"{where}.workers", data.workers, 0
+    yield f"{where}.buffered_batches", data.buffered_batches, 1
+    yield f"{where}.max_broken_share", data.max_broken_share, 0
+    for name, shape in data.buckets.items():
+        for key, value in dataclasses.asdict(shape).items():
+            yield f"{where}.buckets.{name}.{key}", value, 1
 
 
 def _check_data(config: TrainConfig) -> None:

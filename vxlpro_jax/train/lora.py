@@ -34,7 +34,7 @@ def add_lora(params: Params, config: LoraConfig, key: jax.Array) -> Params:
         found = [path for path in leaves if re.fullmatch(rf"llm/layers/.*/{re.escape(target)}/kernel", path)]
         if not found:
             names = sorted({path.split("/")[-2] for path in leaves if re.fullmatch(r"llm/layers/.*/kernel", path)})
-            raise ValueError(f"lora.targets: {target!r} is no layer of the LLM; {names} are.")
+            raise ValueError(f"config.lora.targets: {target!r} is no layer of the LLM; {names} are.")
         for path in found:
             kernel = leaves[path]
             where = path.removesuffix("kernel") + "lora"
