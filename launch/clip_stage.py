@@ -23,7 +23,7 @@ from launch.data_settings import shape_of
 from launch.heldout_answers import answer_records, draw_records
 from launch.run_record import check_room
 from launch.starting_point import save_model, starting_params, tell
-from vxlpro_jax.checkpoint import RunCheckpoints
+from vxlpro_jax.checkpoint import has_state
 from vxlpro_jax.config import TrainConfig
 from vxlpro_jax.convert import save_params_as
 from vxlpro_jax.data.pipeline import DataFeed, open_feed
@@ -83,7 +83,9 @@ def run(config: TrainConfig, sizes: VideoXLProConfig, workdir: Path) -> None:
             watch=Watch(
                 rates=lambda updates: rates_by_part(config.optimizer, num_steps, updates),
                 work=work.of_step,
-                peak_flops=peak_flops(mesh.size if mesh else 1),
+                # The work of this process is counted, so its devices are.
+                peak_flops=peak_flops(len(mesh.local_devices) if mesh else 1),
+                name_sample=lambda number: ":".join(map(str, feed.mixture.place(number))),
             ),
         )
     params = merge_lora(state.params)
@@ -118,7 +120,7 @@ def first_state(
 ) -> tuple[VideoXLProModel, TrainState, tuple[str, ...]]:
     """The state at step 0, laid out over the mesh. Where workdir holds a later one, weights are not read: they would
     be thrown away."""
-    if has_checkpoint(workdir, config.loop):
+    if has_state(workdir / CHECKPOINT_FOLDER):
         params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), abstract_params(sizes))
     else:
         params, origins = starting_params(config, sizes)
@@ -147,12 +149,6 @@ def state_layout(state: Any, sizes: VideoXLProConfig, mesh: Mesh | None) -> Any:
         return None
     boxed = jax.eval_shape(lambda: init_params(sizes, jax.random.key(0)))
     return layouts_like(state, flatten_dict(param_shardings(boxed, mesh, FSDP_TENSOR), sep="/"), mesh)
-
-
-def has_checkpoint(workdir: Path, loop: LoopConfig) -> bool:
-    """Tell whether a run can be gone on with."""
-    folder = workdir / CHECKPOINT_FOLDER
-    return folder.exists() and RunCheckpoints(folder, loop.keep_last, loop.keep_best).latest() is not None
 
 
 def checkpoint_bytes(state: TrainState, loop: LoopConfig) -> int:
@@ -231,7 +227,7 @@ def make_evaluation(
     batches = [place_batch(feed(number), mesh, FSDP_TENSOR) for number in range(told.num_batches)]
     feed.close()
     check = make_check(loss)
-    records = draw_records(feed.mixture, told.num_answers, config.seed)
+    records = draw_records(feed.mixture, feed.plan.sizes.is_usable, told.num_answers, config.seed)
 
     def evaluate(params: Params, step: int) -> dict[str, Any]:
         found: dict[str, Any] = check(params, batches) if batches else {}

@@ -12,7 +12,10 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
+from launch.starting_point import MODEL_FOLDER
+from vxlpro_jax.checkpoint import has_state
 from vxlpro_jax.config import TrainConfig
+from vxlpro_jax.train.loop import CHECKPOINT_FOLDER
 
 CONFIG_FILE = "config.json"
 
@@ -23,14 +26,15 @@ MAY_CHANGE = re.compile(
 
 
 def check_record(config: TrainConfig, workdir: Path, allow_changes: bool) -> None:
-    """Compare with what the run in workdir was started with, and write that down where there is nothing yet.
+    """Compare with what the run in workdir was started with, and write that down where there is nothing yet: no
+    configuration, or no step that was saved with it.
 
     Raises ValueError naming every key that changed and may not.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / CONFIG_FILE
     now = json.loads(json.dumps(dataclasses.asdict(config)))
-    if path.exists():
+    if path.exists() and ((workdir / MODEL_FOLDER).exists() or has_state(workdir / CHECKPOINT_FOLDER)):
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = [line for line in differences(before, now) if not MAY_CHANGE.match(line)]
         if changed and not allow_changes:
@@ -60,10 +64,12 @@ def _empty(value: Any) -> bool:
 
 
 def check_room(workdir: Path, num_bytes: int) -> None:
-    """Raise OSError where the disk cannot hold what will be written."""
+    """Raise OSError where the disk cannot hold all checkpoints. Those that an earlier start has left make way."""
     free = shutil.disk_usage(workdir).free
-    if free < num_bytes:
+    there = sum(path.stat().st_size for path in (workdir / CHECKPOINT_FOLDER).rglob("*") if path.is_file())
+    if free + there < num_bytes:
         raise OSError(
             f"{workdir}: {num_bytes / 1e9:.1f} GB are needed for checkpoints (loop.keep_last + keep_best, and one that "
-            f"is being written), {free / 1e9:.1f} GB are free."
+            f"is being written), {there / 1e9:.1f} GB are taken by earlier ones and {free / 1e9:.1f} GB are free. Keep "
+            "fewer, or make room."
         )

@@ -18,6 +18,7 @@ from vxlpro_jax.checkpoint import (
     CheckpointError,
     RunCheckpoints,
     has_params,
+    has_state,
     read_groups,
     read_some,
     restore_params,
@@ -135,6 +136,17 @@ def test_damaged_data_is_named(tmp_path: Path, params: dict[str, Any], damage: s
         restore_params(tmp_path, abstract(params))
 
 
+def test_a_folder_is_looked_at_and_let_go_of(tmp_path, monkeypatch):
+    closed = []
+    close = RunCheckpoints.close
+    monkeypatch.setattr(RunCheckpoints, "close", lambda self: closed.append(self.folder) or close(self))
+    assert not has_state(tmp_path / "run") and not (tmp_path / "run").exists()
+    saved = RunCheckpoints(tmp_path / "run", 1, 0)
+    saved.save(3, {"w": np.zeros(2)}, {})
+    saved.close()
+    assert has_state(tmp_path / "run") and closed == [tmp_path / "run"] * 2
+
+
 def test_a_run_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"file/run: cannot open a checkpoint .*give the folder room and rights"):
@@ -153,11 +165,11 @@ from vxlpro_jax.checkpoint import CheckpointError, RunCheckpoints
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 saved = RunCheckpoints(Path(sys.argv[1]), 2, 0)
 rng = np.random.default_rng(0)
-saved.save(1, {"w": rng.normal(size=100)}, {"step": 1}, None)
+saved.save(1, {"w": rng.normal(size=100)}, {"step": 1})
 saved.wait()
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 try:
-    saved.save(2, {"w": rng.normal(size=1_000_000)}, {"step": 2}, None)
+    saved.save(2, {"w": rng.normal(size=1_000_000)}, {"step": 2})
     saved.wait()
 except CheckpointError as error:
     print("told:", error)

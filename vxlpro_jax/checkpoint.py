@@ -5,8 +5,9 @@ a tokenizer can stand beside them as in the released layout.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -173,23 +174,43 @@ def check_names(
         raise CheckpointError(f"{folder}: {'; '.join(faults[:8])}{more}. {advice}")
 
 
+@dataclass
+class _BestSteps(checkpoint_managers.PreservationPolicy):
+    """Orbax's BestN knows nothing of steps that were saved before the run was started again."""
+
+    number: int
+    quality_of: Callable[[int], float | None]
+
+    def should_preserve(self, checkpoints, *, context):
+        rated = [(quality, info.step) for info in checkpoints if (quality := self.quality_of(info.step)) is not None]
+        best = {step for _, step in sorted(rated, reverse=True)[: self.number]}
+        return [info.step in best for info in checkpoints]
+
+
+def has_state(folder: Path) -> bool:
+    """Tell whether the folder of RunCheckpoints holds a state to go on from."""
+    if not folder.exists():
+        return False
+    with closing(RunCheckpoints(folder, 1, 0)) as checkpoints:
+        return checkpoints.latest() is not None
+
+
 class RunCheckpoints:
     """The states of one training run by step, written beside the run: each is whole or not there.
 
-    Kept are the last `keep_last` and the `keep_best` of highest quality (where a quality was given).
+    Kept are the last `keep_last` and the `keep_best` of highest quality. quality_of: step -> its quality, None where it
+    has none; asked whenever a state is written, so that a state may be judged after it was saved.
     Raises CheckpointError where the disk is full or the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, keep_last: int, keep_best: int):
-        policies = [checkpoint_managers.LatestN(keep_last)]
-        if keep_best:
-            policies.append(
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["quality"],
-                    n=keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+    def __init__(
+        self,
+        folder: Path,
+        keep_last: int,
+        keep_best: int,
+        quality_of: Callable[[int], float | None] = lambda step: None,
+    ):
+        policies = [checkpoint_managers.LatestN(keep_last), _BestSteps(keep_best, quality_of)]
         self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
@@ -210,7 +231,7 @@ class RunCheckpoints:
         """All steps that are whole and kept."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Mapping[str, Any], record: Mapping[str, Any], quality: float | None) -> None:
+    def save(self, step: int, state: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         """Start writing a state and what belongs to it; training goes on meanwhile.
 
         On CPU the arrays are copied first: there Orbax reads the very memory that the next step overwrites.
@@ -218,9 +239,8 @@ class RunCheckpoints:
         if jax.default_backend() == "cpu":
             state = jax.tree.map(jnp.copy, state)
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(dict(record)))
-        metrics = None if quality is None else {"quality": quality}
         with self._telling("write"):
-            self._manager.save(step, args=items, metrics=metrics)
+            self._manager.save(step, args=items)
 
     def restore(self, step: int, abstract: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The state, laid out as the shardings of `abstract` say, and its record.

@@ -235,7 +235,7 @@ def test_a_stopped_run_goes_on_without_its_sources(clips, tmp_path, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(clip_stage, "make_evaluation", lambda *args: stopping)
-        short = dataclasses.replace(whole, loop=dataclasses.replace(whole.loop, eval_every=3))
+        short = dataclasses.replace(whole, loop=dataclasses.replace(whole.loop, eval_every=3, best_metric=""))
         with pytest.raises(StoppedError):
             train_stage.run(short, tmp_path / "cut")
     assert evaluations == [3]

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from vxlpro_jax.checkpoint import RunCheckpoints
 from vxlpro_jax.parallel.mesh import device_memory, process_memory
-from vxlpro_jax.train.run_log import RunLog
+from vxlpro_jax.train.run_log import RunLog, read_log
 from vxlpro_jax.train.state import Params, TrainState
 from vxlpro_jax.train.step import TrainStep
 
@@ -31,10 +31,11 @@ SAMPLES_TOLD = 64
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How often, in steps, a line is logged, the model is evaluated and the state is saved; batches prepared ahead.
+    """How often, in steps, a line is logged, the model is evaluated and the state is saved; micro-batches made ahead.
 
     keep_last, keep_best: checkpoints that stay; best_metric names a value of the evaluation and best_is says which way
-    is better ("" = none is best). max_skipped_in_row: steps that are not finite, one after the other, that end the run.
+    is better ("" = none is best). max_skipped_in_row: steps that are not finite, one after the other, that end the run
+    (all of them end a run that has fewer).
     """
 
     log_every: int
@@ -61,21 +62,24 @@ class Watch:
     """What is worth telling beside the metrics, handed in by whoever knows.
 
     rates: (updates made) -> learning rate by part. work: (micro-batches) -> samples, frames, tokens and flops in them.
-    peak_flops: per second of all devices together; 0 where unknown.
+    peak_flops: per second of all devices that the work is done by; 0 where unknown. name_sample: (id) -> what tells a
+    person which sample that is.
     """
 
     rates: Callable[[int], dict[str, float]] = lambda updates: {}
     work: Callable[[Sequence[Any]], dict[str, float]] = lambda batches: {}
     peak_flops: float = 0.0
+    name_sample: Callable[[int], str] = str
 
 
 @dataclass
 class _Window:
-    """What was seen since the last line of the log."""
+    """What was seen since the last line of the log. aside_s: what evaluations and saves took of the time."""
 
     seen: list[dict[str, Any]] = field(default_factory=list)
     work: dict[str, float] = field(default_factory=dict)
     waited_s: float = 0.0
+    aside_s: float = 0.0
     started_s: float = field(default_factory=time.perf_counter)
     steps: int = 0
 
@@ -84,7 +88,7 @@ class _Window:
         finite = [line for line in self.seen if np.isfinite(line["loss"]) and np.isfinite(line["gradient_norm"])]
         means = {name: float(np.mean([line[name] for line in finite or self.seen])) for name in self.seen[-1]}
         means |= {name: int(self.seen[-1][name]) for name in ("skipped", "skipped_in_row")}
-        seconds = max(time.perf_counter() - self.started_s, 1e-9)
+        seconds = max(time.perf_counter() - self.started_s - self.aside_s, 1e-9)
         speeds = {f"{name}_per_s": value / seconds for name, value in self.work.items()}
         if "flops_per_s" in speeds:
             speeds["tflops_per_s"] = speeds.pop("flops_per_s") / 1e12
@@ -125,14 +129,15 @@ def run_loop(
         Whatever make_batch raised.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = RunCheckpoints(workdir / CHECKPOINT_FOLDER, config.keep_last, config.keep_best)
+    qualities: dict[int, float] = {}
+    folder = workdir / CHECKPOINT_FOLDER
+    checkpoints = RunCheckpoints(folder, config.keep_last, config.keep_best, qualities.get)
     state, record = resume(state, checkpoints)
-    runner = _Runner(state, train_step, config, workdir, evaluate, watch or Watch(), checkpoints)
+    runner = _Runner(state, train_step, config, workdir, evaluate, watch or Watch(), checkpoints, qualities)
     try:
-        if int(state.step) < num_steps:
-            runner.window.seen = record.get("window", [])
-            with stop_requests() as stop:
-                runner.run(make_batch, num_steps, micro_batches, stop)
+        runner.window.seen = record.get("window", [])
+        with stop_requests() as stop:
+            runner.run(make_batch, num_steps, micro_batches, stop)
     finally:
         runner.log.close()
         checkpoints.close()  # a save that is under way is brought to its end
@@ -140,92 +145,151 @@ def run_loop(
 
 
 class _Runner:
-    """The loop's state: what run_loop was given, and what has gathered since the last line of the log."""
+    """The loop's state: what run_loop was given, and what has gathered since the last line of the log.
 
-    def __init__(self, state, train_step, config: LoopConfig, workdir: Path, evaluate, watch: Watch, checkpoints):
+    qualities: by step, what checkpoints are kept for; the log remembers them from start to start.
+    """
+
+    def __init__(self, state, train_step, config: LoopConfig, workdir: Path, evaluate, watch, checkpoints, qualities):
         self.state, self.train_step, self.config, self.evaluate = state, train_step, config, evaluate
-        self.watch, self.checkpoints = watch, checkpoints
+        self.watch, self.checkpoints, self.qualities = watch, checkpoints, qualities
         self.window = _Window()
         self.log = RunLog(workdir, int(state.step))
-        self.name = workdir.name
-        self.recent: deque[tuple[int, list[int]]] = deque(maxlen=config.max_skipped_in_row + 1)
+        self.workdir = workdir
+        self.recent: deque[tuple[int, list[Any]]] = deque(maxlen=config.max_skipped_in_row + 1)
 
     def run(self, make_batch, num_steps: int, micro_batches: int, stop: threading.Event) -> None:
         first = int(self.state.step)
+        self.judge_at_start(first, num_steps)
+        self.most_skipped = min(self.config.max_skipped_in_row, num_steps)
         numbers = range(first * micro_batches, num_steps * micro_batches)
-        parts = prefetched(make_batch, numbers, max(self.config.prefetch, micro_batches))
+        parts = prefetched(make_batch, numbers, self.config.prefetch)
         began = time.perf_counter()
-        with tqdm(initial=first, total=num_steps, unit="step", desc=self.name, mininterval=5.0) as progress:
-            for step in range(first, num_steps):
+        self.window.started_s, self.window.aside_s = began, 0.0
+        with tqdm(initial=first, total=num_steps, unit="step", desc=self.workdir.name, mininterval=5.0) as progress:
+            for done in range(first + 1, num_steps + 1):
                 asked = time.perf_counter()
                 batches = [next(parts)[1] for _ in range(micro_batches)]
                 self.window.waited_s += time.perf_counter() - asked
-                done = step + 1
                 self.update(done, batches)
+                del batches  # before the next ones are gathered
                 progress.update()
-                last = done == num_steps
+                last, stopped = done == num_steps, stop.is_set()
                 if done % self.config.log_every == 0 or last:
-                    line = self.window.line(self.watch)
-                    made = done - line["skipped"]
-                    line |= self.watch.rates(made) | {"memory_gib": device_memory(), "host_gib": process_memory()}
-                    self.log.write(done, {"seconds": round(time.perf_counter() - began, 1), **line})
+                    line = self.tell(done, time.perf_counter() - began)
                     progress.set_postfix({"loss": f"{line['loss']:.4g}", "wait": line["wait_share"]}, refresh=False)
-                    self.window = _Window()
-                quality = None
-                if done % self.config.eval_every == 0 or last:
-                    quality = self.judge(done)
-                if done % self.config.save_every == 0 or last or stop.is_set():
-                    self.save(done, quality)
-                if stop.is_set() and not last:
+                is_saved = done % self.config.save_every == 0 or last or stopped
+                is_judged = done % self.config.eval_every == 0 or last
+                if is_saved or is_judged:
+                    self.settle(done)
+                if is_saved:
+                    self.save(done)
+                if stopped and not last:
                     self.checkpoints.wait()
                     raise StoppedError(
                         f"stopped after step {done} of {num_steps}; the same command goes on from there."
                     )
+                if is_judged:
+                    try:
+                        self.judge(done)
+                    except Exception:
+                        if not is_saved:
+                            self.save(done)
+                        raise
 
     def update(self, done: int, batches: list[Any]) -> None:
         """One step; the one before is looked at only now, so that the device need not wait for us."""
         self.state, metrics = self.train_step(self.state, batches)
-        ids = [np.asarray(batch.sample_ids).reshape(-1).tolist() for batch in batches if hasattr(batch, "sample_ids")]
-        self.recent.append((done, sum(ids, [])))
+        self.recent.append((done, [batch.sample_ids for batch in batches if hasattr(batch, "sample_ids")]))
         for name, value in self.watch.work(batches).items():
             self.window.work[name] = self.window.work.get(name, 0.0) + value
         self.window.seen.append(metrics)
         self.window.steps += 1
         if len(self.window.seen) > 1:
             self.window.seen[-2] = _on_host(self.window.seen[-2])
-        behind = min(len(self.window.seen), 2)
-        in_row = int(self.window.seen[-behind]["skipped_in_row"])
-        if in_row >= self.config.max_skipped_in_row:
-            settled = list(self.recent)[: len(self.recent) + 1 - behind]
-            raise NotFiniteError(self.not_finite(in_row, settled[-in_row:]))
+            if len(self.recent) > 1:  # else it is a step of before this start
+                self.refuse_not_finite(done - 1, self.window.seen[-2])
 
-    def not_finite(self, in_row: int, steps: list[tuple[int, list[int]]]) -> str:
-        ids = sorted({sample for _, samples in steps for sample in samples})
-        named = f"samples {ids[:SAMPLES_TOLD]}{' ...' if len(ids) > SAMPLES_TOLD else ''}" if ids else "batches"
-        return (
-            f"loss or gradient was not finite in {in_row} steps in a row; they saw "
-            f"{named} of steps {steps[0][0]} to {steps[-1][0]}. None of these steps was made. Look at the samples, or "
-            "lower optimizer.peak_rate; loop.max_skipped_in_row says how many are borne."
+    def tell(self, done: int, seconds: float) -> dict[str, Any]:
+        """Log what was seen since the last time, and look at the last step too. Returns the line."""
+        line = self.window.line(self.watch)
+        rates = self.watch.rates(done - line["skipped"])
+        memory = {"memory_gib": device_memory(), "host_gib": process_memory()}
+        self.log.write(done, {"seconds": round(seconds, 1), **line, **rates, **memory})
+        self.refuse_not_finite(done, self.window.seen[-1])
+        self.window = _Window()
+        return line
+
+    def refuse_not_finite(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Raises NotFiniteError, before anything of such a state is saved."""
+        in_row = int(metrics["skipped_in_row"])
+        if in_row < self.most_skipped:
+            return
+        steps = [(number, batches) for number, batches in self.recent if step - in_row < number <= step]
+        ids = sorted({number for _, batches in steps for batch in batches for number in _ids_of(batch)})
+        names = ", ".join(map(self.watch.name_sample, ids[:SAMPLES_TOLD]))
+        more = f" and {len(ids) - SAMPLES_TOLD} more" if len(ids) > SAMPLES_TOLD else ""
+        saw = f"; steps {steps[0][0]} to {step} saw the samples {names}{more}" if ids else f", up to step {step}"
+        raise NotFiniteError(
+            f"loss or gradient was not finite in {in_row} steps in a row{saw}. None of these steps was made. Look at "
+            "the samples, or lower optimizer.peak_rate; loop.max_skipped_in_row says how many are borne."
         )
 
-    def judge(self, done: int) -> float | None:
-        """Evaluate and log; the quality by which the best checkpoint is kept."""
-        found = self.evaluate(self.state.params, done)
+    def judge_at_start(self, step: int, num_steps: int) -> None:
+        """What an earlier start saved and did not come to judge is judged now; and that the evaluation tells
+        loop.best_metric shows before the first step."""
+        metric, lines = self.config.best_metric, read_log(self.workdir)
+        told = {line["step"]: line[f"eval_{metric}"] for line in lines if line.get(f"eval_{metric}") is not None}
+        self.qualities |= {number: self.quality(value) for number, value in told.items()}
+        is_judged = any(line["step"] == step and "loss" not in line for line in lines)
+        is_due = step > 0 and (step % self.config.eval_every == 0 or step == num_steps)
+        if (is_due and not is_judged) or (metric and not told):
+            self.judge(step)
+
+    def judge(self, done: int) -> None:
+        """Evaluate and log; the quality is what the best checkpoint is kept by."""
+        with self.aside():
+            found = self.evaluate(self.state.params, done)
         self.log.write(done, {f"eval_{name}": value for name, value in found.items()})
         for value in found.values():
             if isinstance(value, str):
                 tqdm.write(value)
-        if not self.config.best_metric:
-            return None
-        if self.config.best_metric not in found:
-            raise ValueError(f"loop.best_metric={self.config.best_metric!r}: the evaluation tells {sorted(found)}.")
-        value = float(found[self.config.best_metric])
-        return value if self.config.best_is == "highest" else -value
+        metric = self.config.best_metric
+        if not metric:
+            return
+        numbers = sorted(name for name, value in found.items() if not isinstance(value, str))
+        if metric not in numbers:
+            raise ValueError(f"config.loop.best_metric={metric!r}: the evaluation tells {numbers}.")
+        if np.isfinite(found[metric]):
+            self.qualities[done] = self.quality(found[metric])
 
-    def save(self, done: int, quality: float | None) -> None:
-        self.window.seen = [_on_host(line) for line in self.window.seen]
-        record = {"step": done, "window": list(self.window.seen)}  # a list of its own: it is written while we go on
-        self.checkpoints.save(done, as_tree(self.state), record, quality)
+    def quality(self, value: float) -> float:
+        return float(value) if self.config.best_is == "highest" else -float(value)
+
+    def save(self, done: int) -> None:
+        with self.aside():
+            record = {"step": done, "window": list(self.window.seen)}  # its own list: it is written while we go on
+            self.checkpoints.save(done, as_tree(self.state), record)
+
+    def settle(self, done: int) -> None:
+        """Wait for the last step and look at it, unless `tell` has."""
+        if self.window.seen:
+            self.window.seen = [_on_host(line) for line in self.window.seen]
+            self.refuse_not_finite(done, self.window.seen[-1])
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Time that is not the steps'."""
+        started = time.perf_counter()
+        yield
+        self.window.aside_s += time.perf_counter() - started
+
+
+def _ids_of(sample_ids: Any) -> list[int]:
+    """Those of this process."""
+    is_spread = isinstance(sample_ids, jax.Array)
+    parts = [shard.data for shard in sample_ids.addressable_shards] if is_spread else [sample_ids]
+    return np.concatenate([np.asarray(part).reshape(-1) for part in parts]).tolist()
 
 
 def _on_host(metrics: Mapping[str, Any]) -> dict[str, float]:

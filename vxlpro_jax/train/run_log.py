@@ -14,15 +14,16 @@ METRICS_FILE, BOARD_FOLDER = "metrics.jsonl", "tensorboard"
 
 
 class RunLog:
-    """The log of one run, gone on with after `step`: what was written beyond it belongs to steps that are lost."""
+    """The log of one run, gone on with after `step`: what was written beyond it belongs to steps that are lost; where
+    there is none to go on after (0), all of it does."""
 
     def __init__(self, workdir: Path, step: int):
         self.path = workdir / METRICS_FILE
-        kept = [line for line in read_log(workdir) if line["step"] <= step]
+        kept = [line for line in read_log(workdir) if line["step"] <= step] if step else []
         part = self.path.with_suffix(".part")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         part.replace(self.path)
-        self._board = SummaryWriter(str(workdir / BOARD_FOLDER), purge_step=step + 1)
+        self._board = SummaryWriter(str(workdir / BOARD_FOLDER), purge_step=step + bool(step))
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Numbers (and texts, which TensorBoard shows as such) of a step. What is not finite is written as null."""
