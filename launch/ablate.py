@@ -2,7 +2,7 @@
 
 More: [--config.KEY=VALUE] [--json=FILE]. Each run is a stage of launch/train.py in DIR-ARM-SEED (beside DIR, so that
 all share the banks there); a run that is done is not done again, a killed one goes on. DIR gets result.json, result.md
-and result.png. Exit code: 0, 1 when a claim of the configuration does not hold, 2 for bad arguments.
+and result.png. Exit code: 0, 1 when a claim of the configuration does not hold, else as launch/train.py.
 
 Source: ours.
 """
@@ -18,7 +18,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from launch import train_stage
-from launch.command_line import fail, read_command
+from launch.command_line import failures_told, read_command
 from vxlpro_jax.config import TrainConfig, build
 from vxlpro_jax.eval.arms import Claim, summarise, to_markdown
 
@@ -113,12 +113,10 @@ def draw(result: dict[str, Any], marks: tuple[str, ...], path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     logging.set_verbosity(logging.WARNING)
     config, options = read_command(COMMAND, sys.argv[1:] if argv is None else argv, OPTIONS, ("config", "workdir"))
-    try:
+    with failures_told(COMMAND):
         result = run(config, Path(str(options["workdir"])))
         if options["json"]:
             Path(options["json"]).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        fail(COMMAND, str(error))
     print(to_markdown(result, config.marks))
     return 0 if all(claim["holds"] for claim in result["claims"]) else 1
 

@@ -1,15 +1,17 @@
-"""Flags of the commands: a wrong key of the configuration is told in a line, not in a traceback.
+"""Flags and ends of the commands: what is wrong is told in a line, not in a traceback.
 
 Source: ours.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-EXIT_WRONG = 2
+EXIT_WRONG, EXIT_NOT_FINITE, EXIT_STOPPED = 2, 3, 75
 
 
 def read_command(
@@ -55,6 +57,23 @@ def read_command(
     if missing := [f"--{name}" for name in required if {"config": config, **given_values}[name] is None]:
         fail(command, f"{', '.join(missing)} is needed (python -m {command} --help)")
     return config, given_values
+
+
+@contextmanager
+def failures_told(command: str) -> Iterator[None]:
+    """A line and an exit code for whatever ends a training, or a command that trains (docs/training.md)."""
+    # Here and not above: processes that decode videos read the commands' files too, and need none of it.
+    from vxlpro_jax.data.pipeline import BrokenDataError
+    from vxlpro_jax.train.loop import NotFiniteError, StoppedError
+
+    try:
+        yield
+    except StoppedError as stopped:
+        fail(command, str(stopped), EXIT_STOPPED)
+    except NotFiniteError as error:
+        fail(command, str(error), EXIT_NOT_FINITE)
+    except (ValueError, OSError, BrokenDataError) as error:
+        fail(command, str(error))
 
 
 def fail(command: str, said: str, code: int = EXIT_WRONG) -> NoReturn:

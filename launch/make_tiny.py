@@ -1,7 +1,8 @@
 """Make the embedded model from nothing: `make tiny`, or `python -m launch.make_tiny [--workdir runs/tiny] [--out DIR]`.
 
 Source: ours (docs/tiny.md). Runs every stage of configs/tiny/ in order and prints the seconds each took; a stage that
-is done is not done again, and a killed one goes on where it stopped. The result is written in the released layout.
+is done is not done again, and a killed one goes on where it stopped. The result is written in the released layout. Exit
+codes are those of launch/train.py.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import jax
 
+from launch.command_line import failures_told
 from launch.train_stage import run, stage_params
 from vxlpro_jax.config import TrainConfig, build
 from vxlpro_jax.convert.conversion import save_params_as
@@ -38,12 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     out = args.out or args.workdir / "model"
     if out.exists():
         parser.error(f"--out {out} exists: remove it, or name another folder")
-    try:
+    with failures_told("launch.make_tiny"):
         config = make(args.workdir)
         export(config, [args.workdir / name for name in AVERAGED_STAGES], out)
-    except (ValueError, OSError) as error:
-        print(f"launch.make_tiny: {error}", file=sys.stderr)
-        return 2
     print(f"the model is in {out}")
     return 0
 

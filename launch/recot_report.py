@@ -2,7 +2,7 @@
 
 More: [--config.KEY=VALUE] [--workdir=DIR] [--json=FILE]. DIR gets a folder per arm and seed, report.json, report.md and
 two pictures; an arm that is done is not run again, and a killed one goes on. Exit code: 0, 1 when a claim does not
-hold, 2 for bad arguments.
+hold, else as launch/train.py.
 
 Source: paper 3.2 and Table 6; docs/recot.md.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from launch.command_line import fail, read_command
+from launch.command_line import failures_told, read_command
 from launch.recot_clips import ShardedClips
 from launch.recot_page import claims_of, draw_masks, draw_runs, page_of
 from launch.recot_run import (
@@ -212,12 +212,10 @@ def tower_probes(material: Material) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     logging.set_verbosity(logging.WARNING)
     config, options = read_command(COMMAND, sys.argv[1:] if argv is None else argv, OPTIONS)
-    try:
+    with failures_told(COMMAND):
         found = report(build(config, ReportConfig), Path(options["workdir"] or WORKDIR))
         if options["json"]:
             Path(options["json"]).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        fail(COMMAND, str(error))
     for claim in found["claims"]:
         print(f"{'holds ' if claim['holds'] else 'FAILS '} {claim['claim']}: {claim['found']}")
     return 0 if all(claim["holds"] for claim in found["claims"]) else 1

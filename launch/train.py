@@ -16,12 +16,11 @@ from pathlib import Path
 
 from absl import logging
 
-from launch.command_line import fail, read_command
+from launch.command_line import failures_told, read_command
 
 COMMAND = "launch.train"
 OPTIONS = {"workdir": "folder of the run"}
 SWITCHES = {"allow_changed_config": "go on with a run although its configuration was changed"}
-EXIT_NOT_FINITE, EXIT_STOPPED = 3, 75
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,25 +29,17 @@ def main(argv: list[str] | None = None) -> int:
     # Here and not above: the processes that decode videos read this file too, and need none of it.
     from launch import train_stage
     from vxlpro_jax.config import build
-    from vxlpro_jax.data.pipeline import BrokenDataError
-    from vxlpro_jax.train.loop import NotFiniteError, StoppedError
     from vxlpro_jax.train.recot_stage import ReCoTRunConfig
 
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
     workdir, allow_changes = Path(options["workdir"]), options["allow_changed_config"]
-    try:
+    with failures_told(COMMAND):
         if "recot" in config:
             from launch import recot_run  # brings along what no other stage needs
 
             recot_run.run(build(config, ReCoTRunConfig), workdir, allow_changes)
         else:
             train_stage.run(build(config), workdir, allow_changes)
-    except StoppedError as stopped:
-        fail(COMMAND, str(stopped), EXIT_STOPPED)
-    except NotFiniteError as error:
-        fail(COMMAND, str(error), EXIT_NOT_FINITE)
-    except (ValueError, OSError, BrokenDataError) as error:
-        fail(COMMAND, str(error))
     return 0
 
 
