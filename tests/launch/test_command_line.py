@@ -8,6 +8,8 @@ from absl import flags
 
 import launch
 from launch.command_line import read_command
+from vxlpro_jax.data.pipeline import BrokenDataError
+from vxlpro_jax.train.loop import NotFiniteError, StoppedError
 
 OPTIONS, SWITCHES = {"workdir": "folder of the run"}, {"again": "once more"}
 EVAL = "--config=configs/tiny/eval.py"
@@ -57,3 +59,37 @@ def test_help_names_every_option(capsys):
         read("--help")
     told = capsys.readouterr().out
     assert ended.value.code == 0 and all(f"--{name}" in told for name in ("config", *OPTIONS, *SWITCHES))
+
+
+def stopped(*args):
+    raise StoppedError("stopped after step 3 of 9")
+
+
+def not_finite(*args):
+    raise NotFiniteError("2 steps in a row")
+
+
+def wrong(*args):
+    raise BrokenDataError("9 of 9 samples are broken")
+
+
+@pytest.mark.parametrize(("end", "code"), [(stopped, 75), (not_finite, 3), (wrong, 2)])
+@pytest.mark.parametrize(
+    ("command", "place", "config"),
+    [
+        ("train", "launch.train_stage.run", "configs/tiny/tower.py"),
+        ("train", "launch.recot_run.run", "configs/tiny/recot.py"),
+        ("ablate", "launch.ablate.run", "configs/ablations/selector.py"),
+        ("recot_report", "launch.recot_report.report", "configs/tiny/recot_report.py"),
+        ("make_tiny", "launch.make_tiny.make", ""),
+    ],
+)
+def test_commands_that_train_tell_how_they_ended(command, place, config, end, code, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(place, end)
+    argv = [*([f"--config={config}"] if config else []), f"--workdir={tmp_path / 'run'}"]
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"launch.{command}").main(argv)
+    assert ended.value.code == code
+    with pytest.raises(Exception) as raised:
+        end()
+    assert capsys.readouterr().err == f"launch.{command}: {raised.value}\n"

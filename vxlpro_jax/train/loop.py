@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -190,12 +190,11 @@ class _Runner:
                         f"stopped after step {done} of {num_steps}; the same command goes on from there."
                     )
                 if is_judged:
-                    try:
-                        self.judge(done)
-                    except Exception:
+                    with ExitStack() as when_it_fails:
                         if not is_saved:
-                            self.save(done)
-                        raise
+                            when_it_fails.callback(self.save, done)
+                        self.judge(done)
+                        when_it_fails.pop_all()
 
     def update(self, done: int, batches: list[Any]) -> None:
         """One step; the one before is looked at only now, so that the device need not wait for us."""
