@@ -156,6 +156,21 @@ def checkpoint_bytes(state: TrainState, loop: LoopConfig) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * (loop.keep_last + loop.keep_best + 1)
 
 
+def tokens_read(batch: ClipBatch, sizes: VideoXLProConfig) -> int:
+    """Tokens of text, stamps and videos that the LLM reads of a batch, after selection. Under a budget as many as it
+    has room for: a group's stamp that no longer fits may leave a few less."""
+    rows, selection = batch.rows, batch.selection
+    assert rows is not None and selection is not None and batch.width is not None
+    media = np.arange(selection.num_keep.shape[1])
+    visual = (rows.video_of_group[:, :, None] == media).sum(1) * sizes.tokens_per_group  # [B, videos]
+    video_rows = visual.sum(1) + rows.stamp_mask.sum((1, 2))
+    if sizes.selector.selection == "keep_rate":
+        dropped = np.maximum(visual - selection.num_keep, 0).sum(1)
+    else:
+        dropped = np.maximum(video_rows - selection.budget, 0)
+    return int(np.minimum((rows.row_source >= 0).sum(1) - dropped, batch.width.shape[0]).sum())
+
+
 class CountedWork:
     """Samples, frames, tokens and operations of the micro-batches, counted while they are made."""
 
@@ -164,7 +179,7 @@ class CountedWork:
         self._loss = stage_loss(plain, model.clone(remat=False))
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state.params)
         self._chosen, self._rest = split_params(abstract, trainable, config.stage.frozen)
-        self._frames_per_group = model.config.dts.frames_per_group
+        self._sizes = model.config
         self._flops: dict[Any, int] = {}
         self._made: deque[dict[str, float]] = deque()
 
@@ -173,15 +188,14 @@ class CountedWork:
         rows = batch.rows
         assert rows is not None and batch.width is not None  # "clips" without prompts was refused
         real_groups = int((rows.video_of_group >= 0).sum())
-        tokens = np.minimum((rows.row_source >= 0).sum(1), batch.width.shape[0]).sum()
         shape = (batch.frames.shape, rows.row_source.shape, rows.text_ids.shape, batch.width.shape)
         if shape not in self._flops:
             self._flops[shape] = self._count(batch)
         self._made.append(
             {
                 "samples": float(batch.valid.sum()),
-                "frames": float(real_groups * self._frames_per_group),
-                "tokens": float(tokens),
+                "frames": float(real_groups * self._sizes.dts.frames_per_group),
+                "tokens": float(tokens_read(batch, self._sizes)),
                 "flops": float(self._flops[shape]),
             }
         )

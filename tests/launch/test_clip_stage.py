@@ -142,6 +142,19 @@ def abstract_clips(sizes, groups, text_len, size):
     )
 
 
+@pytest.mark.parametrize("rule", ["keep_rate", "budget"])
+def test_tokens_are_those_that_the_selector_leaves(rule):
+    """The first row keeps half its visual tokens, or has so much room for its video; the second keeps all."""
+    batch = clip_batch(2, 4)
+    visual, stamps = 4 * SMALL.tokens_per_group, int(batch.rows.stamp_mask[0].sum())
+    num_keep, budget = np.array([[visual // 2], [visual]]), np.array([visual // 2, 9 * visual])
+    batch = batch._replace(selection=Selection(num_keep, budget))
+    sizes = replace(SMALL, selector=replace(SMALL.selector, selection=rule))
+    dropped = visual // 2 + (stamps if rule == "budget" else 0)
+    assert clip_stage.tokens_read(batch, sizes) == (batch.rows.row_source >= 0).sum() - dropped
+    assert clip_stage.tokens_read(batch._replace(width=np.zeros(10, bool)), sizes) == 20
+
+
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
