@@ -3,17 +3,27 @@
 Source: paper 3.2 (pictures and videos jointly); docs/train_dts.md, docs/data.md.
 """
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
-from vxlpro_jax.data.clip_shards import ClipShards
-from vxlpro_jax.data.pipeline import DataFeed
+from launch.data_settings import shape_of
+from launch.frame_encoder import tower_fingerprint
+from launch.rendered_banks import BankKey, rendered_bank
+from vxlpro_jax.data.clip_shards import ClipShards, ClipSource, write_shards
+from vxlpro_jax.data.pipeline import DataFeed, open_feed
+from vxlpro_jax.data.synthetic_bank import GroupBank
+from vxlpro_jax.data.video_clips import folder_sources
 from vxlpro_jax.eval.reconstruction import PCA_ROWS
+from vxlpro_jax.models.presets import VideoXLProConfig
 from vxlpro_jax.train.recot_stage import (
     ReCoTBatch,
     ReCoTRunConfig,
@@ -21,10 +31,13 @@ from vxlpro_jax.train.recot_stage import (
     clip_features,
     masking_draw,
     recot_batches,
+    tower_features,
 )
 from vxlpro_jax.train.state import Params
 
 HELDOUT = "heldout "
+ENCODE_FRAMES = 256  # that the tower reads at once
+PICTURE_EVERY = 4  # of generated clips, one gives a frame that is a picture of its own
 
 _features = jax.jit(clip_features, static_argnums=0)
 
@@ -146,3 +159,86 @@ class FedClips:
 def sample_size(stage: ReCoTStage) -> int:
     """Clips that give the tokens which linear maps are fitted to."""
     return max(1, PCA_ROWS // stage.model.dts_config.grid_size**2)
+
+
+@contextlib.contextmanager
+def open_clips(
+    config: ReCoTRunConfig, sizes: VideoXLProConfig, stage: ReCoTStage, tower: Params, workdir: Path
+) -> Iterator[ShardedClips | FedClips]:
+    """The clips that a run's configuration names; sizes: of the tower's model."""
+    if config.data.source != "mixture":
+        yield prepare_clips(config, stage, tower, workdir / "clips", workdir.parent)
+        return
+    shape = shape_of(dataclasses.replace(sizes, dts=config.recot.dts_of(sizes.dts)))
+    with contextlib.ExitStack() as feeds:
+        train, heldout = (
+            feeds.enter_context(open_feed(config.feed[name], shape, None, config.seed, workdir / "data" / name))
+            for name in ("train", "heldout")
+        )
+        yield FedClips(config, stage, tower, train, heldout)
+
+
+def prepare_clips(config: ReCoTRunConfig, stage: ReCoTStage, tower: Params, folder: Path, banks: Path) -> ShardedClips:
+    """Render (into `banks`) or decode what is not there yet, and encode it into `folder` where features are kept."""
+    data, size = config.data, stage.vision.image_size
+    if data.source == "generated":
+        sources = [
+            source
+            for heldout in (False, True)
+            for source in bank_sources(generated_bank(config, size, banks, heldout), data.shard_clips, heldout)
+        ]
+        what = {"seed": config.seed, "num_videos": data.num_videos, "num_heldout": data.num_heldout}
+    else:
+        sources = folder_sources(data.folder, data.clip_frames, data.fps, data.max_frames, size)
+        what = {"fps": data.fps, "max_frames": data.max_frames}
+    made_by = {"keep": data.keep, "clip_frames": data.clip_frames, "image_size": size, **what}
+    if data.keep == "features":
+        made_by |= {"tower": tower_fingerprint(stage.vision, tower), "type": data.feature_dtype}
+        made_by |= {"grid": stage.model.dts_config.grid_size}
+    encode = clip_encoder(stage, tower) if data.keep == "features" else lambda frames: frames
+    for _ in tqdm(write_shards(folder, sources, encode, made_by), total=len(sources), desc="clips", unit="source"):
+        pass
+    return ShardedClips(config, stage, tower, ClipShards(folder, data.clip_frames))
+
+
+def clip_encoder(stage: ReCoTStage, tower: Params) -> Callable[[np.ndarray], np.ndarray]:
+    """frames uint8 [n, t, S, S, 3] -> features [n, t, g, g, E], always the same number of frames at once."""
+    encode = jax.jit(lambda tower, frames: tower_features(stage, {"vision_tower": tower}, frames))
+
+    def run(clips: np.ndarray) -> np.ndarray:
+        frames = clips.reshape(1, -1, *clips.shape[2:])
+        parts = []
+        for start in range(0, frames.shape[1], ENCODE_FRAMES):
+            part = frames[:, start : start + ENCODE_FRAMES]
+            fill = np.repeat(part[:, -1:], ENCODE_FRAMES - part.shape[1], axis=1)
+            parts.append(np.asarray(encode(tower, np.concatenate([part, fill], 1)))[0, : part.shape[1]])
+        features = np.concatenate(parts)
+        return features.reshape(*clips.shape[:2], *features.shape[1:])
+
+    return run
+
+
+def generated_bank(config: ReCoTRunConfig, image_size: int, folder: Path, heldout: bool) -> GroupBank:
+    """The bank to train on, or the held-out one."""
+    data = config.data
+    num_videos = data.num_heldout if heldout else data.num_videos
+    key = BankKey("bank", config.seed + heldout, num_videos, image_size, data.clip_frames)
+    return rendered_bank(key, folder, data.workers)
+
+
+def bank_sources(bank: GroupBank, shard_clips: int, heldout: bool) -> list[ClipSource]:
+    """Clips of the bank, so many per file, and single frames of some of them as pictures."""
+    prefix = HELDOUT if heldout else ""
+    starts = range(0, len(bank), shard_clips)
+
+    def clips(start: int) -> np.ndarray:
+        return bank.frames[start : start + shard_clips]
+
+    def pictures(start: int) -> np.ndarray:
+        chosen = clips(start)[::PICTURE_EVERY]
+        return chosen[np.arange(len(chosen)), np.arange(len(chosen)) % chosen.shape[1]][:, None]
+
+    videos = [ClipSource(f"{prefix}clips {start}", False, partial(clips, start)) for start in starts]
+    if heldout:
+        return videos
+    return videos + [ClipSource(f"pictures {start}", True, partial(pictures, start)) for start in starts]

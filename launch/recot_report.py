@@ -20,16 +20,9 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from launch.command_line import failures_told, read_command
-from launch.recot_clips import ShardedClips
+from launch.recot_clips import ShardedClips, clip_encoder, generated_bank, prepare_clips
 from launch.recot_page import claims_of, draw_masks, draw_runs, page_of
-from launch.recot_run import (
-    clip_encoder,
-    generated_bank,
-    prepare_clips,
-    recot_params,
-    train_arm,
-    train_step,
-)
+from launch.recot_run import recot_params, train_arm, train_step
 from launch.run_record import check_record
 from launch.starting_point import save_model
 from launch.whole_file import write_whole

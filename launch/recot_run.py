@@ -1,4 +1,4 @@
-"""What launch/train.py and launch/recot_report.py run for the reconstructive stage: clips, start, training, figures.
+"""What launch/train.py and launch/recot_report.py run for the reconstructive stage: start, training, figures.
 
 Source: paper 3.2; docs/recot.md, docs/train_dts.md.
 """
@@ -17,20 +17,13 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from launch.clip_stage import EXPORT_FOLDER
-from launch.data_settings import shape_of
-from launch.frame_encoder import tower_fingerprint
-from launch.recot_clips import HELDOUT, FedClips, ShardedClips
-from launch.rendered_banks import BankKey, rendered_bank
+from launch.recot_clips import FedClips, ShardedClips, open_clips
 from launch.run_record import check_record
 from launch.starting_point import save_model
 from launch.whole_file import write_whole
 from vxlpro_jax.convert import resolve_source, save_params_as
-from vxlpro_jax.data.clip_shards import ClipShards, ClipSource, write_shards
-from vxlpro_jax.data.pipeline import open_feed
-from vxlpro_jax.data.synthetic_bank import GroupBank
 from vxlpro_jax.data.video_clips import folder_sources
 from vxlpro_jax.eval.reconstruction import baseline_errors, heldout_errors
 from vxlpro_jax.loading import EMBEDDED, load
@@ -50,16 +43,13 @@ from vxlpro_jax.train.recot_stage import (
     ReCoTRunConfig,
     ReCoTStage,
     recot_loss,
-    tower_features,
 )
 from vxlpro_jax.train.recot_start import start_from_components
 from vxlpro_jax.train.run_log import last_logged_step
 from vxlpro_jax.train.state import Params, TrainState, join_params, new_state, split_params
 from vxlpro_jax.train.step import make_train_step
 
-ENCODE_FRAMES = 256  # that the tower reads at once
 EVAL_CLIPS = 128  # held-out clips whose error is measured, at most
-PICTURE_EVERY = 4  # of generated clips, one gives a frame that is a picture of its own
 SUMMARY_FILE = "summary.json"
 
 
@@ -80,17 +70,7 @@ def run(config: ReCoTRunConfig, workdir: Path, allow_changes: bool = False) -> d
     stage = ReCoTStage(ReCoTModel(config.recot, loaded.config.dts), loaded.config.vision, config.data.feature_dtype)
     tower = loaded.params["vision_tower"]
     with contextlib.ExitStack() as open_things:
-        if config.data.source == "mixture":
-            sizes = replace(loaded.config, dts=config.recot.dts_of(loaded.config.dts))
-            feeds = [
-                open_things.enter_context(
-                    open_feed(config.feed[name], shape_of(sizes), None, config.seed, workdir / "data" / name)
-                )
-                for name in ("train", "heldout")
-            ]
-            clips: ShardedClips | FedClips = FedClips(config, stage, tower, *feeds)
-        else:
-            clips = prepare_clips(config, stage, tower, workdir / "clips", workdir.parent)
+        clips = open_things.enter_context(open_clips(config, loaded.config, stage, tower, workdir))
         sample = clips.sample()
         params = recot_params(config, stage, loaded.params, sample)
         mesh = make_mesh(config.mesh) if config.mesh else None
@@ -220,72 +200,6 @@ def recot_params(config: ReCoTRunConfig, stage: ReCoTStage, model_params: Params
     if config.data.keep == "frames":
         params = {**params, "vision_tower": jax.tree.map(jax.numpy.array, model_params["vision_tower"])}
     return params
-
-
-def prepare_clips(config: ReCoTRunConfig, stage: ReCoTStage, tower: Params, folder: Path, banks: Path) -> ShardedClips:
-    """Render (into `banks`) or decode what is not there yet, and encode it into `folder` where features are kept."""
-    data, size = config.data, stage.vision.image_size
-    if data.source == "generated":
-        sources = [
-            source
-            for heldout in (False, True)
-            for source in bank_sources(generated_bank(config, size, banks, heldout), data.shard_clips, heldout)
-        ]
-        what = {"seed": config.seed, "num_videos": data.num_videos, "num_heldout": data.num_heldout}
-    else:
-        sources = folder_sources(data.folder, data.clip_frames, data.fps, data.max_frames, size)
-        what = {"fps": data.fps, "max_frames": data.max_frames}
-    made_by = {"keep": data.keep, "clip_frames": data.clip_frames, "image_size": size, **what}
-    if data.keep == "features":
-        made_by |= {"tower": tower_fingerprint(stage.vision, tower), "type": data.feature_dtype}
-        made_by |= {"grid": stage.model.dts_config.grid_size}
-    encode = clip_encoder(stage, tower) if data.keep == "features" else lambda frames: frames
-    for _ in tqdm(write_shards(folder, sources, encode, made_by), total=len(sources), desc="clips", unit="source"):
-        pass
-    return ShardedClips(config, stage, tower, ClipShards(folder, data.clip_frames))
-
-
-def clip_encoder(stage: ReCoTStage, tower: Params) -> Callable[[np.ndarray], np.ndarray]:
-    """frames uint8 [n, t, S, S, 3] -> features [n, t, g, g, E], always the same number of frames at once."""
-    encode = jax.jit(lambda tower, frames: tower_features(stage, {"vision_tower": tower}, frames))
-
-    def run(clips: np.ndarray) -> np.ndarray:
-        frames = clips.reshape(1, -1, *clips.shape[2:])
-        parts = []
-        for start in range(0, frames.shape[1], ENCODE_FRAMES):
-            part = frames[:, start : start + ENCODE_FRAMES]
-            fill = np.repeat(part[:, -1:], ENCODE_FRAMES - part.shape[1], axis=1)
-            parts.append(np.asarray(encode(tower, np.concatenate([part, fill], 1)))[0, : part.shape[1]])
-        features = np.concatenate(parts)
-        return features.reshape(*clips.shape[:2], *features.shape[1:])
-
-    return run
-
-
-def generated_bank(config: ReCoTRunConfig, image_size: int, folder: Path, heldout: bool) -> GroupBank:
-    """The bank to train on, or the held-out one."""
-    data = config.data
-    num_videos = data.num_heldout if heldout else data.num_videos
-    key = BankKey("bank", config.seed + heldout, num_videos, image_size, data.clip_frames)
-    return rendered_bank(key, folder, data.workers)
-
-
-def bank_sources(bank: GroupBank, shard_clips: int, heldout: bool) -> list[ClipSource]:
-    """Clips of the bank, so many per file, and single frames of some of them as pictures."""
-    prefix = HELDOUT if heldout else ""
-    starts = range(0, len(bank), shard_clips)
-
-    def clips(start: int) -> np.ndarray:
-        return bank.frames[start : start + shard_clips]
-
-    def pictures(start: int) -> np.ndarray:
-        chosen = clips(start)[::PICTURE_EVERY]
-        return chosen[np.arange(len(chosen)), np.arange(len(chosen)) % chosen.shape[1]][:, None]
-
-    videos = [ClipSource(f"{prefix}clips {start}", False, partial(clips, start)) for start in starts]
-    if heldout:
-        return videos
-    return videos + [ClipSource(f"pictures {start}", True, partial(pictures, start)) for start in starts]
 
 
 def save_results(loaded: Any, stage: ReCoTStage, params: Params, tower_folder: Path, workdir: Path) -> None:
