@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from configs.ablations.pruning import get_config
 from launch import prune_ablation
 from launch.prune_ablation import ARMS, BEFORE, PRUNED, RANDOM, RANDOM_TWICE, check, choose_videos, run
+from vxlpro_jax.eval.arms import spread
 
 
 def small(**changes: Any) -> ConfigDict:
