@@ -238,11 +238,11 @@ class _Runner:
         """What an earlier start saved and did not come to judge is judged now; and that the evaluation tells
         loop.best_metric shows before the first step."""
         metric, lines = self.config.best_metric, read_log(self.workdir)
-        told = {line["step"]: line[f"eval_{metric}"] for line in lines if line.get(f"eval_{metric}") is not None}
-        self.qualities |= {number: self.quality(value) for number, value in told.items()}
+        told = [(line["step"], line.get(f"eval_{metric}")) for line in lines]
+        self.qualities |= {number: self.quality(x) for number, x in told if isinstance(x, int | float)}
         is_judged = any(line["step"] == step and "loss" not in line for line in lines)
         is_due = step > 0 and (step % self.config.eval_every == 0 or step == num_steps)
-        if (is_due and not is_judged) or (metric and not told):
+        if (is_due and not is_judged) or (metric and not self.qualities):
             self.judge(step)
 
     def judge(self, done: int) -> None:
