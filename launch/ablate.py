@@ -19,7 +19,9 @@ from ml_collections import ConfigDict
 
 from launch import train_stage
 from launch.command_line import failures_told, read_command
-from vxlpro_jax.config import TrainConfig, build
+from launch.starting_point import check_sources
+from launch.whole_file import write_whole, written_whole
+from vxlpro_jax.config import TrainConfig, build, check
 from vxlpro_jax.eval.arms import Claim, summarise, to_markdown
 
 matplotlib.use("Agg")  # before pyplot: no window is wanted
@@ -30,8 +32,8 @@ OPTIONS = {"workdir": "folder of the result; the runs stand beside it", "json": 
 
 
 @dataclass(frozen=True)
-class AblationConfig:
-    """What configs/ablations/*.py hold.
+class ArmsConfig:
+    """What configs/ablations/*.py of this command hold.
 
     stage: of which every arm is a variant. arms: by name, what differs, in blocks as the stage has them. seeds: added
     to the stage's own; "{seed}" in a source of config.parts becomes the seed. marks: held-out figures (metrics.jsonl,
@@ -45,9 +47,9 @@ class AblationConfig:
     claims: dict[str, Claim]
 
 
-def read_config(config: ConfigDict) -> tuple[AblationConfig, dict[tuple[str, int], TrainConfig]]:
+def read_config(config: ConfigDict) -> tuple[ArmsConfig, dict[tuple[str, int], TrainConfig]]:
     """The settings, and the stage of every run by (arm, seed). Raises ValueError before anything is run."""
-    settings = build(config, AblationConfig)
+    settings = build(config, ArmsConfig)
     for name, claim in settings.claims.items():
         unknown = [value for value, known in _spoken_of(claim, settings) if value not in known]
         if unknown:
@@ -65,26 +67,41 @@ def read_config(config: ConfigDict) -> tuple[AblationConfig, dict[tuple[str, int
     return settings, runs
 
 
-def _spoken_of(claim: Claim, settings: AblationConfig) -> list[tuple[str, Any]]:
+def _spoken_of(claim: Claim, settings: ArmsConfig) -> list[tuple[str, Any]]:
     return [(claim.better, settings.arms), (claim.worse, settings.arms), (claim.mark, settings.marks)]
+
+
+def check_runs(stages: dict[tuple[str, int], TrainConfig]) -> None:
+    """Raise ValueError where a run could not begin: what does not fit together, or sources that an earlier command has
+    not made yet; all of them are told, each once."""
+    faults: dict[str, str] = {}
+    for (arm, seed), stage in stages.items():
+        try:
+            check_sources(stage, check(stage))
+        except ValueError as error:
+            faults.setdefault(str(error), f"config.arms.{arm}, seed {seed}")
+    if faults:
+        raise ValueError("; ".join(f"{where}: {said}" for said, where in faults.items()))
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Do the runs that are not done yet; returns and writes the result."""
     settings, stages = read_config(config)
+    check_runs(stages)
     workdir.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in settings.arms}
     for number, ((arm, seed), stage) in enumerate(stages.items()):
         print(f"run {number + 1} of {len(stages)}: {arm}, seed {seed}", flush=True)
         folder = workdir.with_name(f"{workdir.name}-{arm}-{seed}")
         train_stage.run(stage, folder)
-        found[arm].append(last_marks(folder / "metrics.jsonl"))
-    if missing := [mark for mark in settings.marks if mark not in found[arm][0]]:
-        raise ValueError(f"config.marks has {missing}: a run's held-out figures are {sorted(found[arm][0])}.")
+        marks = last_marks(folder / "metrics.jsonl")
+        if missing := [mark for mark in settings.marks if mark not in marks]:
+            raise ValueError(f"config.marks has {missing}: a run's held-out figures are {sorted(marks)}.")
+        found[arm].append(marks)
     result = summarise(found, settings.marks, list(settings.claims.values()))
     result |= {"seeds": list(settings.seeds), "config": {name: asdict(stage) for (name, _), stage in stages.items()}}
-    (workdir / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (workdir / "result.md").write_text(to_markdown(result, settings.marks), encoding="utf-8")
+    write_whole(workdir / "result.json", json.dumps(result, indent=1) + "\n")
+    write_whole(workdir / "result.md", to_markdown(result, settings.marks))
     draw(result, settings.marks, workdir / "result.png")
     return result
 
@@ -106,7 +123,8 @@ def draw(result: dict[str, Any], marks: tuple[str, ...], path: Path) -> None:
         panel.set_xticks(range(len(result["arms"])), list(result["arms"]), rotation=20)
         panel.set_title(mark)
     figure.tight_layout()
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=100, metadata={"Software": None})
     pyplot.close(figure)
 
 
@@ -116,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     with failures_told(COMMAND):
         result = run(config, Path(str(options["workdir"])))
         if options["json"]:
-            Path(options["json"]).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            write_whole(Path(options["json"]), json.dumps(result, indent=1) + "\n")
     print(to_markdown(result, config.marks))
     return 0 if all(claim["holds"] for claim in result["claims"]) else 1
 

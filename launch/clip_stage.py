@@ -86,6 +86,7 @@ def run(config: TrainConfig, sizes: VideoXLProConfig, workdir: Path) -> None:
                 # The work of this process is counted, so its devices are.
                 peak_flops=peak_flops(len(mesh.local_devices) if mesh else 1),
                 name_sample=lambda number: ":".join(map(str, feed.mixture.place(number))),
+                counts=lambda: {"rounds_dropped": feed.rounds_dropped},
             ),
         )
     params = merge_lora(state.params)

@@ -19,7 +19,7 @@ import numpy as np
 from launch.command_line import fail
 from launch.data_settings import DataSettings, parse, shape_of, sizes_of, tokenizer_of
 from launch.whole_file import write_whole, written_whole
-from vxlpro_jax.data.batch_plan import BatchPlan
+from vxlpro_jax.data.batch_plan import BatchPlan, one_of_each_video
 from vxlpro_jax.data.conversation import stamp_ids
 from vxlpro_jax.data.frame_sampling import count_frames
 from vxlpro_jax.data.mixture import Mixture, load_mixture
@@ -70,7 +70,7 @@ def report(settings: DataSettings, facts: Path, num_samples: int) -> tuple[dict[
     plan, skipped = make_plan(data, shape, mixture, FactStore(facts), settings.seed)
     steps = np.arange(plan.num_steps(1))
     sizes = plan.sizes
-    videos = np.flatnonzero(sizes.is_usable & sizes.is_video)
+    videos = one_of_each_video(mixture, sizes)
     parts = (sizes.num_frames[videos], sizes.span_s[videos], sizes.duration_s[videos])
     draws = np.random.default_rng(settings.seed).integers(0, 2**31, len(videos))
     fixed = np.minimum(np.floor(parts[1] * data.sampling.long_fps + 1e-6) + 1, parts[0])
@@ -87,12 +87,14 @@ def report(settings: DataSettings, facts: Path, num_samples: int) -> tuple[dict[
         "records": len(mixture),
         "usable": int(sizes.is_usable.sum()),
         "left_out": {
-            "by_filters": sum(item.is_wanted for item in skipped),
-            "as_broken": sum(not item.is_wanted for item in skipped),
+            "by_filters": sum(item.kind == "filtered" for item in skipped),
+            "beyond": sum(item.kind == "beyond" for item in skipped),
+            "as_broken": sum(item.kind == "broken" for item in skipped),
         },
         "steps_per_epoch": len(steps),
         "videos": {
             "number": len(videos),
+            "records": int((sizes.is_usable & sizes.is_video).sum()),
             "hours": float(parts[2].sum() / 3600),
             "duration_s": _spread(parts[2]),
             "histogram_edges_s": [edge if np.isfinite(edge) else None for edge in DURATION_EDGES_S],
@@ -179,9 +181,10 @@ def markdown(result: dict[str, Any]) -> str:
         f"# {result['mixture']}",
         "",
         f"{result['records']} records, {result['usable']} usable ({result['left_out']['by_filters']} left out by "
-        f"filters, {result['left_out']['as_broken']} broken), {videos['number']} on videos ({videos['hours']:.2f} "
-        f"hours); {result['steps_per_epoch']} batches an epoch. Lengths over {result['samples']} samples of the first "
-        f"epoch, sizes of {result['preset']}, tokenizer: {result['tokenizer']}.",
+        f"filters, {result['left_out']['beyond']} that this run does not take, {result['left_out']['as_broken']} "
+        f"broken), {videos['records']} of them on {videos['number']} videos ({videos['hours']:.2f} hours, each file "
+        f"counted once); {result['steps_per_epoch']} batches an epoch. Lengths over {result['samples']} samples of the "
+        f"first epoch, sizes of {result['preset']}, tokenizer: {result['tokenizer']}.",
         "",
         "| | mean | min | median | 90 % | 99 % | max |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -228,13 +231,13 @@ def draw(result: dict[str, Any], columns: dict[str, np.ndarray], path: Path) -> 
     ]
     left.bar(names, result["videos"]["histogram"], color="tab:blue")
     left.tick_params(axis="x", rotation=45)
-    left.set(xlabel="duration of the video, s", ylabel="samples")
+    left.set(xlabel="duration of the video, s", ylabel="videos")
     frames = {name: values for name, values in columns.items() if name != "duration_s"}
     most = max((int(values.max(initial=1)) for values in frames.values()), default=1)
     bins = np.linspace(0, most, 25)
     for name, values in frames.items():
         right.hist(values, bins=bins, alpha=0.6, label=name)
-    right.set(xlabel="frames that are looked at", ylabel="samples")
+    right.set(xlabel="frames that are looked at", ylabel="videos")
     right.legend()
     with written_whole(path) as part:
         figure.savefig(part, format="png", dpi=100)

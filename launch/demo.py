@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 import vxlpro_jax
+from launch.whole_file import write_whole
 from vxlpro_jax.data.synthetic_questions import score_answer
 
 ASSETS = Path(vxlpro_jax.__file__).parent / "assets"
@@ -33,12 +34,12 @@ def main() -> int:
     questions = arguments.question or [row["question"] for row in truth]
     try:
         report = run(arguments.video or VIDEO, questions, truth)
+        show(report)
+        if arguments.json:
+            write_whole(arguments.json, json.dumps(report, indent=1))
     except (ValueError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
-    show(report)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1))
     return 0 if all(answer.get("right", True) for answer in report["answers"]) else 1
 
 

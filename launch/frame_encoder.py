@@ -12,7 +12,7 @@ import numpy as np
 
 from vxlpro_jax.convert import load_params, resolve_source
 from vxlpro_jax.loading import DTYPES, EMBEDDED
-from vxlpro_jax.models.presets import config_to_dict
+from vxlpro_jax.models.presets import VideoXLProConfig, config_to_dict
 from vxlpro_jax.models.siglip import SiglipConfig, SiglipTower
 
 Pooling = Literal["patches", "mean"]
@@ -57,8 +57,8 @@ def load_encoder(source: str, dtype: str, pooling: Pooling) -> FrameEncoder:
     return FrameEncoder(config.vision, params["vision_tower"], dtype, pooling)
 
 
-def tower_fingerprint(config: SiglipConfig, params: Any) -> str:
-    """Identifies weights and sizes of a tower."""
+def tower_fingerprint(config: SiglipConfig | VideoXLProConfig, params: Any) -> str:
+    """Identifies weights and sizes of a tower, or of a whole model."""
     digest = hashlib.blake2b(str(sorted(config_to_dict(config).items())).encode(), digest_size=16)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())

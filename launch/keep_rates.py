@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 import vxlpro_jax
 from launch.command_line import fail, read_command
-from launch.prune_run import write_whole
+from launch.whole_file import write_whole
 from vxlpro_jax.config import build
 from vxlpro_jax.data.row_log import RowLog
-from vxlpro_jax.eval.arms import spread
+from vxlpro_jax.eval.arms import said, spread
 from vxlpro_jax.eval.benchmark import ACCURACY, Sample, share_interval
 from vxlpro_jax.eval.prediction_log import delete_file
 from vxlpro_jax.eval.synthetic_world import SyntheticWorld, WorldVariant
@@ -261,7 +261,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         ]
         lines += [f"| groups kept | rows read | {' | '.join(ARMS)} |", "| --- |" + " --- |" * (len(ARMS) + 1)]
         for groups, found in arms[SELECTOR].items():
-            cells = [_said(arms[arm][groups]["right"]) if groups in arms[arm] else "" for arm in ARMS]
+            cells = [said(arms[arm][groups]["right"]) if groups in arms[arm] else "" for arm in ARMS]
             lines.append(f"| {groups} | {found['rows']:.0f} | {' | '.join(cells)} |")
         kinds = list(arms[SELECTOR][str(most)]["kinds"])
         lines += ["", f"| selector, groups kept | {' | '.join(kinds)} |", "| --- |" + " --- |" * len(kinds)]
@@ -271,14 +271,9 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     for claim in result["claims"].values():
         holds = "holds" if claim["holds"] else "does NOT hold"
         lines.append(
-            f"- {claim['said']}: {_said(claim['difference'], '+')}, claimed above {claim['above']:+.2f}: {holds}"
+            f"- {claim['said']}: {said(claim['difference'], '+')}, claimed above {claim['above']:+.2f}: {holds}"
         )
     return "\n".join(lines) + "\n"
-
-
-def _said(found: Mapping[str, Any], sign: str = "") -> str:
-    deviation = "" if found["deviation"] is None else f" ± {found['deviation']:.3f}"
-    return f"{found['mean']:{sign}.3f}{deviation}"
 
 
 def _within(found: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ Source: paper 4.8, Table 7; docs/pruning.md.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import sys
 import time
@@ -27,6 +28,7 @@ from tqdm import tqdm
 
 from configs import prune as prune_config
 from launch.command_line import fail, read_command
+from launch.frame_encoder import tower_fingerprint
 from launch.prune_run import prune, read_config
 from launch.record_feed import RecordFeed, cached_group_features
 from launch.whole_file import write_whole
@@ -37,8 +39,9 @@ from vxlpro_jax.data.records import Record, read_records, write_records
 from vxlpro_jax.data.row_log import RowLog
 from vxlpro_jax.data.synthetic_pool import write_pool
 from vxlpro_jax.data.tokenizer import load_tokenizer
-from vxlpro_jax.eval.arms import spread
+from vxlpro_jax.eval.arms import said, spread
 from vxlpro_jax.loading import EMBEDDED
+from vxlpro_jax.models.presets import VideoXLProConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.train.answer_feed import mark_batches
 from vxlpro_jax.train.optimizers import OptimizerConfig, make_optimizer
@@ -54,7 +57,7 @@ EVAL_BATCH, QUESTIONS_PER_VIDEO = 30, 6
 
 
 @dataclass(frozen=True)
-class AblationConfig:
+class PruneAblationConfig:
     """What configs/ablations/pruning.py holds. bank, heldout: videos of each world; stage.num_steps is not read: an
     epoch has as many as the arm's questions make."""
 
@@ -82,9 +85,9 @@ class Bench:
     step: Callable[[int], TrainStep]
 
 
-def check(config: ConfigDict) -> AblationConfig:
+def check(config: ConfigDict) -> PruneAblationConfig:
     """The settings. Raises ValueError with the key and what it accepts."""
-    settings = build(config, AblationConfig)
+    settings = build(config, PruneAblationConfig)
     size = sum(settings.bank.values())
     if not 2 * settings.num_videos <= settings.pool_videos <= size:
         raise ValueError(
@@ -100,7 +103,7 @@ def check(config: ConfigDict) -> AblationConfig:
     return settings
 
 
-def choose_videos(arm: str, seed: int, settings: AblationConfig, similarity: Mapping[str, float]) -> list[str]:
+def choose_videos(arm: str, seed: int, settings: PruneAblationConfig, similarity: Mapping[str, float]) -> list[str]:
     """The arm's videos, sorted. Random ones are nested: those of N are among those of 2N, both from the seed's pool."""
     rng = np.random.default_rng([settings.seed, seed])
     pool = [str(name) for name in rng.permutation(sorted(similarity))[: settings.pool_videos]]
@@ -110,9 +113,10 @@ def choose_videos(arm: str, seed: int, settings: AblationConfig, similarity: Map
     return sorted(pool[: settings.num_videos * (2 if arm == RANDOM_TWICE else 1)])
 
 
-def prepare(settings: AblationConfig, workdir: Path) -> Bench:
-    """Videos, scores and features, each made once."""
-    config, params = load_params(EMBEDDED, dtype="float32")
+def prepare(
+    settings: PruneAblationConfig, workdir: Path, config: VideoXLProConfig, params: Params, fingerprint: str
+) -> Bench:
+    """Videos, scores and features, each made once. fingerprint: of the model."""
     model, params = VideoXLProModel(config), jax.device_put(params)
     feeds, annotations = {}, {}
     for name, seed, worlds in (
@@ -122,7 +126,8 @@ def prepare(settings: AblationConfig, workdir: Path) -> Bench:
         annotations[name] = write_annotations(workdir / name, seed, worlds)
         found = read_records(annotations[name], workdir / name)
         records = [record for record in found if isinstance(record, Record)]
-        features = cached_group_features(model, params, records, workdir / f"{name}_features.npy")
+        digest = hashlib.sha256(repr((fingerprint, seed, sorted(worlds.items()))).encode()).hexdigest()[:12]
+        features = cached_group_features(model, params, records, workdir / f"{name}_features_{digest}.npy")
         feeds[name] = RecordFeed(records, features, load_tokenizer(EMBEDDED), config)
     heldout = {world: feeds["heldout"].marking_batches(world, EVAL_BATCH) for world in settings.heldout}
     similarity = score(annotations["bank"], workdir)
@@ -154,7 +159,7 @@ def score(annotations: Path, workdir: Path) -> dict[str, float]:
     return {Path(line["video"]).name: line["similarity"] for line in lines}
 
 
-def run_arm(arm: str, seed: int, settings: AblationConfig, bench: Bench) -> dict[str, Any]:
+def run_arm(arm: str, seed: int, settings: PruneAblationConfig, bench: Bench) -> dict[str, Any]:
     """Fine-tune on the arm's videos for an epoch and mark the result."""
     started = time.perf_counter()
     videos = [] if arm == BEFORE else choose_videos(arm, seed, settings, bench.similarity)
@@ -183,15 +188,18 @@ def run_arm(arm: str, seed: int, settings: AblationConfig, bench: Bench) -> dict
     }
 
 
-def run(settings: AblationConfig, workdir: Path) -> dict[str, Any]:
+def run(settings: PruneAblationConfig, workdir: Path) -> dict[str, Any]:
     """All arms that are not done yet; returns and writes the result."""
     workdir.mkdir(parents=True, exist_ok=True)
-    # Arms of another pool or another training are never put beside each other; further seeds may join.
-    header = dataclasses.asdict(dataclasses.replace(settings, seeds=()))
+    config, params = load_params(EMBEDDED, dtype="float32")
+    fingerprint = tower_fingerprint(config, params)
+    # Arms of another pool, training or model are never put beside each other; further seeds may join.
+    header = {**dataclasses.asdict(dataclasses.replace(settings, seeds=())), "model": fingerprint}
     log = RowLog(workdir / "arms.jsonl", header, "arms")
     rows = {(row["arm"], row["seed"]): row for row in log.rows}
     wanted = [(BEFORE, 0), *((arm, seed) for seed in settings.seeds for arm in ARMS)]
-    bench = prepare(settings, workdir) if any(key not in rows for key in wanted) else None
+    is_done = all(key in rows for key in wanted)
+    bench = None if is_done else prepare(settings, workdir, config, params, fingerprint)
     for arm, seed in wanted:
         if (arm, seed) not in rows and bench is not None:
             rows[arm, seed] = run_arm(arm, seed, settings, bench)
@@ -202,7 +210,7 @@ def run(settings: AblationConfig, workdir: Path) -> dict[str, Any]:
     return result
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], settings: AblationConfig) -> dict[str, Any]:
+def summarise(rows: Sequence[Mapping[str, Any]], settings: PruneAblationConfig) -> dict[str, Any]:
     """Mean and spread of each arm over the seeds, and the pruned arm's differences, seed by seed."""
     arms: dict[str, Any] = {}
     of: dict[str, list[Mapping[str, Any]]] = {
@@ -234,18 +242,13 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         "| --- |" + " --- |" * (len(worlds) + 3),
     ]
     for arm, found in result["arms"].items():
-        cells = [_said(found["right"][world]) for world in worlds]
+        cells = [said(found["right"][world]) for world in worlds]
         busy = f"{np.mean(found['num_busy']):.0f}"
         lines.append(f"| {arm} | {found['num_videos']} | {busy} | {found['num_steps']} | {' | '.join(cells)} |")
     lines += ["", f"| difference, seed by seed | {' | '.join(worlds)} |", "| --- |" + " --- |" * len(worlds)]
     for other, found in result["pruned_minus"].items():
-        lines.append(f"| {PRUNED} - {other} | {' | '.join(_said(found[world], '+') for world in worlds)} |")
+        lines.append(f"| {PRUNED} - {other} | {' | '.join(said(found[world], '+') for world in worlds)} |")
     return "\n".join(lines) + "\n"
-
-
-def _said(found: Mapping[str, Any], sign: str = "") -> str:
-    deviation = "" if found["deviation"] is None else f" ± {found['deviation']:.3f}"
-    return f"{found['mean']:{sign}.3f}{deviation}"
 
 
 def main(argv: list[str] | None = None) -> int:

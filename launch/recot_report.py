@@ -208,7 +208,7 @@ def main(argv: list[str] | None = None) -> int:
     with failures_told(COMMAND):
         found = report(build(config, ReportConfig), Path(options["workdir"] or WORKDIR))
         if options["json"]:
-            Path(options["json"]).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            write_whole(Path(options["json"]), json.dumps(found, indent=1) + "\n")
     for claim in found["claims"]:
         print(f"{'holds ' if claim['holds'] else 'FAILS '} {claim['claim']}: {claim['found']}")
     return 0 if all(claim["holds"] for claim in found["claims"]) else 1

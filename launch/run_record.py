@@ -13,9 +13,11 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from launch.starting_point import MODEL_FOLDER
+from launch.whole_file import write_whole
 from vxlpro_jax.checkpoint import has_state
 from vxlpro_jax.config import TrainConfig
 from vxlpro_jax.train.loop import CHECKPOINT_FOLDER
+from vxlpro_jax.train.recot_stage import ReCoTRunConfig
 
 CONFIG_FILE = "config.json"
 
@@ -25,7 +27,7 @@ MAY_CHANGE = re.compile(
 )
 
 
-def check_record(config: TrainConfig, workdir: Path, allow_changes: bool) -> None:
+def check_record(config: TrainConfig | ReCoTRunConfig, workdir: Path, allow_changes: bool) -> None:
     """Compare with what the run in workdir was started with, and write that down where there is nothing yet: no
     configuration, or no step that was saved with it.
 
@@ -42,9 +44,7 @@ def check_record(config: TrainConfig, workdir: Path, allow_changes: bool) -> Non
                 f"{workdir} was started with another configuration: {'; '.join(changed)}. Use another --workdir, the "
                 "old values, or --allow_changed_config to go on with the new ones."
             )
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(now, indent=2) + "\n")
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from launch.whole_file import write_whole
 from vxlpro_jax.checkpoint import CheckpointError, check_names, has_params, read_some, save_params, stored_params
 from vxlpro_jax.config import FRESH, MODULES, TrainConfig
 from vxlpro_jax.convert import load_config, load_params, resolve_source
@@ -107,9 +108,7 @@ def tell(origins: list[Origin], workdir: Path) -> str:
     """Write the table to workdir/provenance.json; returns it as text."""
     workdir.mkdir(parents=True, exist_ok=True)
     text = json.dumps([asdict(origin) for origin in origins], indent=2)
-    part = workdir / f"{PROVENANCE_FILE}.part"
-    part.write_text(f"{text}\n", encoding="utf-8")
-    part.replace(workdir / PROVENANCE_FILE)
+    write_whole(workdir / PROVENANCE_FILE, f"{text}\n")
     lines = [f"{'part':13} {'parameters':>13} {'trained':>8}  starts from"]
     for origin in origins:
         source = "FRESH, drawn from config.seed" if origin.kind == FRESH else f"{origin.source} ({origin.kind})"

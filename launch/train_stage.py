@@ -60,7 +60,9 @@ def run(config: TrainConfig, workdir: Path, allow_changes: bool = False) -> None
     sizes = check(config)
     check_sources(config, sizes)
     check_record(config, workdir, allow_changes)
-    if (workdir / MODEL_FOLDER).exists() and last_logged_step(workdir) >= config.stage.num_steps > 0:
+    # Whole epochs are as many steps as the data makes of them: with the same configuration they are done.
+    is_all = not allow_changes if config.stage.num_steps == 0 else last_logged_step(workdir) >= config.stage.num_steps
+    if is_all and (workdir / MODEL_FOLDER).exists():
         return
     if config.stage.loss == "clips":
         clip_stage.run(config, sizes, workdir)

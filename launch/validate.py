@@ -3,7 +3,9 @@
 More: [--facts=FILE] [--json=FILE] [--decode=yes] [--show=N] [--config.data.root=DIR]. --config: a mixture, or a
 configuration with a `data` block. Every record that the mixture's strategies choose is read; every video and picture
 is opened (--decode=yes: its frames are decoded too). --facts keeps what was found, for runs (`data.facts`) and for the
-next validation, which examines only what has changed. Exit code: 0, 1 when something is wrong, 2 for bad arguments.
+next validation, which examines only what has changed. Records that a run with this `data` does not take
+(more pictures than data.max_media, more tiles than its buckets hold) are told and are no faults. Exit code: 0, 1 when
+something is wrong, 2 for bad arguments.
 
 Source: ours (docs/data.md).
 """
@@ -22,9 +24,10 @@ from tqdm import tqdm
 from launch.command_line import fail
 from launch.data_settings import DataSettings, parse, shape_of, sizes_of
 from launch.whole_file import write_whole
-from vxlpro_jax.data.batch_plan import Limits, SampleSizes, Skipped, measure
+from vxlpro_jax.data.batch_plan import SampleSizes, Skipped, measure, one_of_each_video
 from vxlpro_jax.data.frame_sampling import choose_training_frames
 from vxlpro_jax.data.mixture import Mixture, load_mixture, survey
+from vxlpro_jax.data.pipeline import limits_of
 from vxlpro_jax.data.records import Record, RecordFault
 from vxlpro_jax.data.video_decode import VideoError, open_video
 from vxlpro_jax.data.video_facts import FactStore
@@ -47,11 +50,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         facts = options["facts"] or settings.data.facts
         result = validate(settings, Path(facts) if facts else None, options["decode"] == "yes")
+        print_result(result, int(options["show"] or "20"))
+        if options["json"]:
+            write_whole(Path(options["json"]), json.dumps(result, indent=1) + "\n")
     except (ValueError, OSError) as error:
         fail(COMMAND, str(error))
-    if options["json"]:
-        write_whole(Path(options["json"]), json.dumps(result, indent=1) + "\n")
-    print_result(result, int(options["show"] or "20"))
     return 1 if result["num_faults"] else 0
 
 
@@ -61,17 +64,16 @@ def validate(settings: DataSettings, facts_file: Path | None, decode: bool) -> d
     mixture = load_mixture(data.mixture, settings.seed, data.root)
     store = FactStore(facts_file)
     facts = survey(mixture, store, refresh=True, num_threads=max(2, data.workers), progress=_shown)
-    has_prompt = data.prompt != "none"
     shape = shape_of(sizes_of(settings))
-    largest = max(bucket.num_groups for bucket in data.buckets.values())
-    limits = Limits(data.max_media, largest, has_prompt and shape.picture_views == "anyres", has_prompt)
-    sizes, skipped = measure(mixture, facts, shape.image_size, limits)
+    sizes, skipped = measure(mixture, facts, shape.image_size, limits_of(data, shape))
     faults = [fault for dataset in mixture.datasets for fault in dataset.faults]
-    faults += [_fault(mixture, item) for item in skipped if not item.is_wanted]
+    faults += [_fault(mixture, item) for item in skipped if item.kind == "broken"]
+    beyond = [_fault(mixture, item) for item in skipped if item.kind == "beyond"]
     undecodable = _undecodable(mixture, settings, sizes) if decode else []
     faults += undecodable
     kinds = Counter(record.media_kind for _, record in mixture.records() if isinstance(record, Record))
-    filtered = Counter(mixture.dataset_of(item.record) for item in skipped if item.is_wanted)
+    videos = one_of_each_video(mixture, sizes)
+    filtered = Counter(mixture.dataset_of(item.record) for item in skipped if item.kind == "filtered")
     bad = Counter(fault.source for fault in faults)
     return {
         "mixture": mixture.source,
@@ -90,7 +92,9 @@ def validate(settings: DataSettings, facts_file: Path | None, decode: bool) -> d
         "usable": int(sizes.is_usable.sum()) - len(undecodable),
         "filtered_out": sum(filtered.values()),
         "kinds": dict(kinds),
-        "video_hours": float(sizes.duration_s[sizes.is_usable].sum() / 3600),
+        "beyond": [asdict(item) for item in beyond],
+        "videos": len(videos),
+        "video_hours": float(sizes.duration_s[videos].sum() / 3600),
         "decoded": decode,
         "num_faults": len(faults),
         "faults": [asdict(fault) for fault in faults],
@@ -140,6 +144,10 @@ def print_result(result: dict[str, Any], show: int) -> None:
         print(f"{fault['source']}:{fault['line']}: {fault['reason']}")
     if result["num_faults"] > show:
         print(f"... and {result['num_faults'] - show} more (--show=N, --json=FILE)")
+    for item in result["beyond"][:show]:
+        print(f"{item['source']}:{item['line']}: not used: {item['reason']}")
+    if len(result["beyond"]) > show:
+        print(f"... and {len(result['beyond']) - show} more that a run does not take")
     for dataset in result["datasets"]:
         print(
             f"{dataset['name']}: {dataset['records']} records, weight {dataset['weight']:g}, "
@@ -148,7 +156,8 @@ def print_result(result: dict[str, Any], show: int) -> None:
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(result["kinds"].items()))
     print(
         f"{result['mixture']}: {result['records']} records ({kinds}), {result['usable']} usable, "
-        f"{result['video_hours']:.2f} hours of video, {result['num_faults']} faults"
+        f"{len(result['beyond'])} that a run does not take, {result['videos']} videos of {result['video_hours']:.2f} "
+        f"hours in all, {result['num_faults']} faults"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run is fed with, at the released size; training configurations take `data` from here and change what differs.
+"""What the commands that look at data take a run to be fed with, at the released size, where they get a mixture alone.
 
 python -m launch.validate --config=configs/data/feed.py --config.data.mixture=configs/data/sft.yaml
 python -m launch.data_report --config=configs/data/feed.py --config.data.mixture=FILE --workdir=DIR

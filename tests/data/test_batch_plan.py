@@ -150,7 +150,8 @@ def test_records_are_measured_and_faults_named(tmp_path: Path, small_set):
         9: "left out by the filters (60.0 s)",
     }.items():
         assert said in reasons[number]
-    assert [item.record for item in skipped if item.is_wanted] == [9]
+    assert [item.record for item in skipped if item.kind == "filtered"] == [9]
+    assert [item.record for item in skipped if item.kind == "beyond"] == [5]
     untiled, more = measure(mixture, facts, 56, Limits(2, 1, False, False))
     assert untiled.num_groups[1] == 1
     reasons = {item.record: item.reason for item in more}

@@ -16,6 +16,7 @@ import pytest
 from tests.data.feed_setup import SHAPE, data_config, digest, tokenize
 from vxlpro_jax.data.batch_plan import BucketConfig
 from vxlpro_jax.data.pipeline import BrokenDataError, DataFeed, open_feed
+from vxlpro_jax.data.records import write_records
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NUM_STEPS = 5
@@ -71,7 +72,7 @@ def test_a_step_is_what_it_is_wherever_one_begins(small_set, tmp_path, expected)
     with feed_of(small_set, tmp_path) as feed:
         for step in (3, 4, 0, 2):
             assert digest(feed(step)) == expected[step]
-        assert feed.wait_s > 0 and feed.num_broken == 0
+        assert feed.num_broken == 0
         assert feed.num_steps(2) > feed.num_steps(1) > 0
     with feed_of(small_set, tmp_path) as feed:
         assert digest(feed(2)) == expected[2]
@@ -171,6 +172,16 @@ def test_broken_samples_are_listed_and_forgotten_where_steps_are_made_again(smal
         middle = len(digests) // 2
         assert [digest(feed(step)) for step in range(middle, len(digests))] == digests[middle:]
         assert listed() == whole and feed.num_broken == len(whole) - 2
+
+
+def test_records_of_more_pictures_than_the_run_takes_are_told_and_are_not_broken(small_set, tmp_path, capsys):
+    raw = next(json.loads(line) for line in small_set.read_text().splitlines() if "image" in json.loads(line))
+    picture = str(small_set.parent / raw["image"])
+    write_records(tmp_path / "a.jsonl", [raw | {"image": picture}, raw | {"image": [picture] * 2}])
+    with feed_of(tmp_path / "a.jsonl", tmp_path / "run", max_broken_share=0.0):
+        said = capsys.readouterr().err
+    assert "1 of 2 records are left out" in said and "a.jsonl:2: 2 pictures; data.max_media=1" in said
+    assert not (tmp_path / "run" / "broken.jsonl").read_text()
 
 
 def test_a_run_stops_when_too_much_is_broken(small_set, tmp_path):

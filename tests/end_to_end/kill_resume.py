@@ -26,7 +26,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
 EXIT_STOPPED = 75
-LEFT_OUT = {"seconds", "wait_share", "memory_gib", "host_gib"}  # what a clock or the machine says, and no computation
+# What a clock or the machine says, and no computation; rounds_dropped is of the process.
+LEFT_OUT = {"seconds", "wait_share", "memory_gib", "host_gib", "rounds_dropped"}
 TIMED = ("_per_s", "mfu")
 
 

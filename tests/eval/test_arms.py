@@ -25,8 +25,12 @@ def test_claims_are_judged_on_paired_differences():
 
 def test_one_seed_has_no_error_and_an_equal_mark_is_not_above():
     runs = {arm: found[:1] for arm, found in RUNS.items()}
-    (claim,) = summarise(runs, ("right",), [Claim("old", "old", "right", 0.0)])["claims"]
-    assert claim["standard_error"] is None and not claim["holds"]
+    result = summarise(runs, ("right",), [Claim("new", "old", "right", 0.0)])
+    (claim,) = result["claims"]
+    assert claim["difference"]["mean"] > 0 and claim["standard_error"] is None and not claim["holds"]
+    assert "new above old: +0.100, does NOT hold (one seed shows nothing)" in to_markdown(result, ("right",))
+    (equal,) = summarise(RUNS, ("right",), [Claim("old", "old", "right", 0.0)])["claims"]
+    assert not equal["holds"]
 
 
 def test_the_table_has_a_row_per_arm_and_says_what_holds():

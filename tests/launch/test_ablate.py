@@ -14,6 +14,7 @@ from vxlpro_jax.config import check
 def comparison(by=2.0, mark="ranked"):
     config = ConfigDict({"seeds": (1, 2, 3), "marks": ("ranked", "all")})
     config.stage = answers_mid.get_config()
+    config.stage.init_from = ""
     config.arms = ConfigDict({"plain": {}, "strong": {"stage": {"ranking_weight": 2.0}}})
     config.claims = ConfigDict({"order": {"better": "strong", "worse": "plain", "mark": mark, "by": by}})
     return config
@@ -71,6 +72,29 @@ def test_slips_are_refused(runs, tmp_path, change, message):
         change(config)
     with pytest.raises(ValueError, match=message):
         ablate.run(config, tmp_path / "study")
+
+
+def test_all_that_could_not_begin_is_told_before_the_first_run(runs, tmp_path):
+    config = comparison().unlock()
+    with config.unlocked():
+        config.arms.strong.parts = ConfigDict({"dts": str(tmp_path / "dts_{seed}")})
+        config.arms.plain.stage = ConfigDict({"trainable": ("projekt",)})
+    with pytest.raises(ValueError) as told:
+        ablate.run(config, tmp_path / "study")
+    assert "config.arms.plain, seed 1: config.stage.trainable=('projekt',)" in str(told.value)
+    for seed in (1, 2, 3):
+        assert f"config.arms.strong, seed {seed}: config.parts.dts='{tmp_path}/dts_{seed}'" in str(told.value)
+    assert not runs
+
+
+def test_a_wrong_mark_is_told_after_one_run(runs, tmp_path):
+    config = comparison().unlock()
+    with config.unlocked():
+        config.marks = ("ranked", "al")
+        config.claims = ConfigDict()
+    with pytest.raises(ValueError, match=r"config.marks has \['al'\]"):
+        ablate.run(config, tmp_path / "study")
+    assert len(runs) == 1
 
 
 def test_the_selectors_comparison_is_a_stage_with_a_fresh_selector(runs, tmp_path):

@@ -193,7 +193,8 @@ def test_align_then_sft_from_files_to_a_model_that_answers(clips, tmp_path, capf
     assert "FRESH, drawn from config.seed" in told.out + told.err and "| truth: " in told.out + told.err
     lines = read_log(tmp_path / "align")
     line = [line for line in lines if "loss" in line][-1]
-    for name in ("frames_per_s", "tokens_per_s", "tflops_per_s", "wait_share", "rate", "gradient_norm/projector"):
+    rates = ("frames_per_s", "tokens_per_s", "tflops_per_s", "wait_share", "rate", "gradient_norm/projector")
+    for name in (*rates, "rounds_dropped"):
         assert line[name] >= 0, name
     assert list(line).count("gradient_norm/llm") == 0
     judged = [line for line in lines if "eval_token_loss" in line][-1]

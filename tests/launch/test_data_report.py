@@ -26,11 +26,12 @@ def run(small_set, tmp_path, *more: str):
 def test_figures_are_those_of_the_set(small_set, tmp_path):
     code, result = run(small_set, tmp_path, f"--json={tmp_path / 'also.json'}")
     assert code == 0 and json.loads((tmp_path / "also.json").read_text()) == result
-    assert (result["records"], result["usable"], result["videos"]["number"]) == (40, 40, 30)
-    assert result["videos"]["hours"] == pytest.approx(sum(LENGTHS_S) * 6 / 3600)
+    assert (result["records"], result["usable"], result["videos"]["number"]) == (40, 40, 5)
+    assert result["videos"]["records"] == 30
+    assert result["videos"]["hours"] == pytest.approx(sum(LENGTHS_S) / 3600)
     assert result["videos"]["duration_s"]["mean"] == pytest.approx(np.mean(LENGTHS_S))
     edges, counts = result["videos"]["histogram_edges_s"], result["videos"]["histogram"]
-    assert {edge: count for edge, count in zip(edges, counts, strict=False) if count} == {30: 24, 60: 6}
+    assert {edge: count for edge, count in zip(edges, counts, strict=False) if count} == {30: 4, 60: 1}
     frames = result["videos"]["frames"]
     assert frames["this run"]["max"] == 18.0, "36 s at half a frame a second"
     assert frames["fixed 0.25 frames/s"]["max"] == 15.0, "60 s at a quarter"
@@ -41,7 +42,7 @@ def test_figures_are_those_of_the_set(small_set, tmp_path):
     assert 0 < text["target_share_of_rows"] < text["target_share_of_text"] < 0.5
     assert text["text_tokens"]["max"] < 48 and text["too_long"] == 0
     page = (tmp_path / "run" / "data_report.md").read_text()
-    assert "30 on videos (0.34 hours)" in page
+    assert "30 of them on 5 videos (0.06 hours, each file counted once)" in page
     assert Image.open(tmp_path / "run" / "data_report.png").size[0] > 500
 
 

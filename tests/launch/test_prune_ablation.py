@@ -69,6 +69,9 @@ def test_an_arm_is_run_once_and_the_verdict_follows_the_marks(
     assert run(check(small()), tmp_path) == result and not done
     with pytest.raises(ValueError, match="holds arms of another run .*batch_size: 4 there, 8 now"):
         run(check(small(batch_size=8)), tmp_path)
+    monkeypatch.setattr(prune_ablation, "tower_fingerprint", lambda *arguments: "another")
+    with pytest.raises(ValueError, match="holds arms of another run .*model: .* there, 'another' now"):
+        run(check(small()), tmp_path)
 
 
 def test_senseless_sizes_are_named() -> None:

@@ -40,8 +40,17 @@ def run(annotations: Path, tmp_path: Path, *more: str) -> tuple[int, dict]:
 def test_a_sound_set_ends_with_code_0(small_set, tmp_path, capsys):
     code, result = run(small_set, tmp_path, "--decode=yes")
     assert code == 0 and result["num_faults"] == 0 and result["usable"] == result["records"] == 40
-    assert result["kinds"] == {"video": 30, "image": 10} and result["video_hours"] == pytest.approx(204 * 6 / 3600)
+    assert result["kinds"] == {"video": 30, "image": 10} and result["video_hours"] == pytest.approx(204 / 3600)
+    assert result["videos"] == 5
     assert "40 usable" in capsys.readouterr().out
+
+
+def test_a_result_that_cannot_be_written_is_a_line_after_the_result(small_set, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        validate.main([f"--config={small_set}", *TINY, f"--json={tmp_path}/none/out.json"])
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and "40 usable" in said.out
+    assert said.err.strip().splitlines()[-1].startswith("launch.validate: ") and "none/" in said.err
 
 
 def test_every_fault_is_told_with_its_line(faulty_set, tmp_path, capsys):

@@ -252,9 +252,11 @@ def test_speed_rates_and_waiting_are_told(tmp_path):
         rates=lambda updates: {"rate": 0.5**updates},
         work=lambda batches: {"frames": 8.0, "flops": 1e9},
         peak_flops=1e12,
+        counts=lambda: {"rounds_dropped": 3},
     )
     run(tmp_path, watch=watch)
     line = read_log(tmp_path)[0]
+    assert line["rounds_dropped"] == 3
     assert line["rate"] == 0.25 and line["frames_per_s"] > 0 and line["mfu"] == pytest.approx(line["tflops_per_s"])
     assert 0 <= line["wait_share"] <= 1 and line["host_gib"] > 0
     assert list((tmp_path / "tensorboard").iterdir())

@@ -8,7 +8,7 @@ drops it: every record is seen in every epoch.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -49,11 +49,12 @@ class SampleSizes(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A record that is not used, and why. is_wanted: True where the mixture's filters left it out."""
+    """A record that is not used, and why. kind: "broken"; "filtered": left out by the mixture's filters; "beyond":
+    sound, but more (or less) than this run takes."""
 
     record: int
     reason: str
-    is_wanted: bool
+    kind: Literal["broken", "filtered", "beyond"]
 
 
 class BatchDraw(NamedTuple):
@@ -100,19 +101,23 @@ def measure(
     skipped = []
     for index, record in mixture.records():
         if not isinstance(record, Record):
-            skipped.append(Skipped(index, record.reason, False))
+            skipped.append(Skipped(index, record.reason, "broken"))
             continue
         found = [facts[path] for path in record.media]
         tiles = sum(_num_tiles(fact, tile, limits.is_tiled) for fact in found) if record.media_kind != "video" else 0
-        reason = _fault_of(record, found, tiles, limits)
-        if reason:
-            skipped.append(Skipped(index, reason, False))
+        if fault := _fault_of(record, found):
+            skipped.append(Skipped(index, fault, "broken"))
+            continue
+        if reason := _beyond(record, tiles, limits):
+            skipped.append(Skipped(index, reason, "beyond"))
             continue
         if record.media_kind == "video":
             filters = mixture.datasets[mixture.dataset_of(index)].filters
             if filters.refuses(found[0]):
                 cuts = f", {found[0].scene_changes} cuts" if filters.needs_cuts else ""
-                skipped.append(Skipped(index, f"left out by the filters ({found[0].duration_s:.1f} s{cuts})", True))
+                skipped.append(
+                    Skipped(index, f"left out by the filters ({found[0].duration_s:.1f} s{cuts})", "filtered")
+                )
                 continue
             sizes.is_video[index] = True
             sizes.num_frames[index], sizes.span_s[index], sizes.duration_s[index] = found[0][:3]
@@ -122,12 +127,24 @@ def measure(
     return sizes, skipped
 
 
-def _fault_of(record: Record, facts: list[MediaFacts], tiles: int, limits: Limits) -> str:
+def one_of_each_video(mixture: Mixture, sizes: SampleSizes) -> np.ndarray:
+    """Numbers of usable records such that each video file is among them once, whatever many records ask about it."""
+    files: dict[str, int] = {}
+    for index in np.flatnonzero(sizes.is_usable & sizes.is_video).tolist():
+        files.setdefault(mixture.record(index).media[0], index)
+    return np.array(list(files.values()), np.int64)
+
+
+def _fault_of(record: Record, facts: list[MediaFacts]) -> str:
     for path, fact in zip(record.media, facts, strict=True):
         if fact.fault:
             return f"{path}: {fact.fault}"
         if (record.media_kind == "video") == fact.is_picture:
             return f"{path}: a {'picture' if fact.is_picture else 'video'}; the record calls it {record.media_kind}"
+    return ""
+
+
+def _beyond(record: Record, tiles: int, limits: Limits) -> str:
     if not record.media and not limits.takes_text:
         return "neither picture nor video in it; this run needs one"
     if len(record.media) > limits.max_media:

@@ -15,7 +15,7 @@ from vxlpro_jax.data.batch_plan import BatchPlan, BucketConfig
 from vxlpro_jax.data.batching import RowShapes, build_rows
 from vxlpro_jax.data.conversation import Prompt
 from vxlpro_jax.data.mixture import Mixture
-from vxlpro_jax.data.samples import Sample, SampleMaker
+from vxlpro_jax.data.samples import SampleMaker, TrainingSample
 from vxlpro_jax.types import ClipBatch, RowBatch, Selection, num_kept_in_training
 
 _SUBSTITUTES = 3  # tried for a broken sample, before its place stays empty
@@ -87,7 +87,7 @@ class BatchMaker:
         shape = self.maker.shape
         side = shape.image_size
         frames = np.zeros((share, bucket.num_groups * shape.frames_per_group, side, side, 3), np.uint8)
-        samples: list[Sample | None] = []
+        samples: list[TrainingSample | None] = []
         ids, broken = [], []
         for place, row in enumerate(rows):
             first = (int(draw.records[row]), int(draw.draws[row]))
@@ -111,7 +111,7 @@ class BatchMaker:
 
     def _make(
         self, step: int, row: int, first: tuple[int, int], bucket: BucketConfig, out: np.ndarray
-    ) -> tuple[Sample | None, int, list[Broken]]:
+    ) -> tuple[TrainingSample | None, int, list[Broken]]:
         """(the sample or None, the number of its record, what was broken on the way)."""
         faults: list[tuple[int, str]] = []
         number, draw = first
@@ -129,7 +129,7 @@ class BatchMaker:
         return Broken(record, *self.mixture.place(record), reason, taken)
 
     def _with_rows(
-        self, step: int, batch: ClipBatch, samples: list[Sample | None], bucket: BucketConfig, rows: range
+        self, step: int, batch: ClipBatch, samples: list[TrainingSample | None], bucket: BucketConfig, rows: range
     ) -> ClipBatch:
         """The batch with prompts, stamps, and what the selector keeps."""
         shape = self.maker.shape

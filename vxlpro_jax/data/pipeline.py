@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,8 @@ class DataConfig:
         of media facts that launch/validate.py wrote, empty: WORKDIR/media_facts.jsonl.
     prompt: "conversation": whole conversations as the released trainer writes them; "question": one question with its
         answer, exactly as inference asks; "none": pixels alone (ReCoT).
-    max_media: pictures of one record at most. keep: what the selector keeps.
+    max_media: pictures of one record at most; records of more are left out, told, and not counted as broken. keep: what
+        the selector keeps.
     workers: processes that decode, 0: a thread of this one. buffered_batches: made ahead by each worker; memory grows
         with workers x buffered_batches x bytes of a batch.
     max_broken_share: the run stops when more of the samples than this are broken.
@@ -92,6 +92,13 @@ def open_feed(
     make_batch = BatchMaker(mixture, plan, maker, config.keep, config.max_media, process)
     log = BrokenLog(workdir / f"{BROKEN_FILE}{suffix}", config.max_broken_share)
     log.add_skipped(mixture, skipped)
+    if beyond := [item for item in skipped if item.kind == "beyond"]:
+        place, line = mixture.place(beyond[0].record)
+        print(
+            f"{config.mixture}: {len(beyond)} of {len(mixture)} records are left out, this run does not take them; the "
+            f"first: {place}:{line}: {beyond[0].reason} (python -m launch.validate lists them)",
+            file=sys.stderr,
+        )
     return DataFeed(make_batch, log, config.workers, config.buffered_batches)
 
 
@@ -104,12 +111,15 @@ def make_plan(
         return iter(tqdm(paths, total=total, unit="file", desc="media", disable=total < 100, mininterval=5.0))
 
     facts = survey(mixture, store, num_threads=max(2, config.workers), progress=shown)
-    has_prompt = config.prompt != "none"
-    is_tiled = has_prompt and shape.picture_views == "anyres"
-    largest = max((bucket.num_groups for bucket in config.buckets.values()), default=0)
-    limits = Limits(config.max_media, largest, is_tiled, has_prompt)
-    sizes, skipped = measure(mixture, facts, shape.image_size, limits)
+    sizes, skipped = measure(mixture, facts, shape.image_size, limits_of(config, shape))
     return BatchPlan(sizes, config.buckets, config.sampling, shape.frames_per_group, seed), skipped
+
+
+def limits_of(config: DataConfig, shape: ModelShape) -> Limits:
+    """What a run with this data takes."""
+    has_prompt = config.prompt != "none"
+    largest = max((bucket.num_groups for bucket in config.buckets.values()), default=0)
+    return Limits(config.max_media, largest, has_prompt and shape.picture_views == "anyres", has_prompt)
 
 
 class BrokenLog:
@@ -124,9 +134,9 @@ class BrokenLog:
         self._reasons: list[str] = []
 
     def add_skipped(self, mixture: Mixture, skipped: list[Skipped]) -> None:
-        """Records that no batch uses; the filters' choices are no faults. Begins the file anew where it has none."""
+        """Records that are broken; those left out by choice are no faults. Begins the file anew where it has none."""
         faults = [(-1, fault.source, fault.line, fault.reason) for d in mixture.datasets for fault in d.faults]
-        faults += [(item.record, *mixture.place(item.record), item.reason) for item in skipped if not item.is_wanted]
+        faults += [(item.record, *mixture.place(item.record), item.reason) for item in skipped if item.kind == "broken"]
         lines = [{"step": -1, **Broken(*fault, taken=-1)._asdict()} for fault in faults]
         kept = [line for line in self._read() if line["step"] >= 0]
         self._write([*lines, *kept])
@@ -202,13 +212,13 @@ def _owned(value: Any) -> Any:
 class DataFeed:
     """feed(step) -> the batch of that step. Steps in a row stream from the workers; any other starts them anew there.
 
-    wait_s: seconds that calls have waited for a batch in all; num_broken: broken samples so far; rounds_dropped:
-    questions with answers that found no room. plan: for the number of steps in an epoch, and what a step holds.
+    num_broken: broken samples so far; rounds_dropped: questions with answers that found no room so far. plan: for the
+    number of steps in an epoch, and what a step holds.
     """
 
     def __init__(self, make_batch: BatchMaker, log: BrokenLog, workers: int, buffered_batches: int):
         self.plan, self.mixture = make_batch.plan, make_batch.mixture
-        self.wait_s, self.rounds_dropped = 0.0, 0
+        self.rounds_dropped = 0
         self._make_batch, self._log = make_batch, log
         self._workers, self._buffered = workers, buffered_batches
         self._next = -1
@@ -223,12 +233,10 @@ class DataFeed:
         return self.plan.num_steps(epochs)
 
     def __call__(self, step: int) -> ClipBatch:
-        start = time.perf_counter()
         if self._batches is None or step != self._next:
             self._restart(step)
         delivery = self._delivered(step)
         self._next = step + 1
-        self.wait_s += time.perf_counter() - start
         self.rounds_dropped += delivery.rounds_dropped
         if delivery.broken:
             share = len(delivery.batch.valid) / len(self.plan[step].records)

@@ -37,7 +37,7 @@ class ModelShape:
     keep_multiple: int
 
 
-class Sample(NamedTuple):
+class TrainingSample(NamedTuple):
     """num_groups: how many groups of the pixels are real. prompt: None where nothing is asked. stamps: token ids by
     medium and group. relevant bool [num_groups]: True where a frame of the group lies in the record's relevant_s.
     rounds_dropped: questions with their answers that did not fit."""
@@ -75,7 +75,7 @@ class SampleMaker:
         self.shape, self.sampling, self.prompt = shape, sampling, prompt
         self.highest_keep_rate, self.tokenize, self.stamp_len = highest_keep_rate, tokenize, stamp_len
 
-    def make(self, record: Record, draw: int, text_len: int, out: np.ndarray) -> Sample:
+    def make(self, record: Record, draw: int, text_len: int, out: np.ndarray) -> TrainingSample:
         """Reads the record's media into `out` (uint8 [T, S, S, 3], T whole groups).
 
         Raises VideoError for media that cannot be read, ValueError for what does not fit.
@@ -87,7 +87,7 @@ class SampleMaker:
             num_groups, media_times = self._read_pictures(record, out)
             relevant = np.zeros(num_groups, bool)
         if self.prompt == "none":
-            return Sample(num_groups, None, [], relevant, 0)
+            return TrainingSample(num_groups, None, [], relevant, 0)
         assert self.tokenize is not None
         stamps = [stamp_ids(times, self.shape.stamps, self.tokenize) for times in media_times]
         longest = max((len(stamp) for medium in stamps for stamp in medium), default=0)
@@ -97,7 +97,7 @@ class SampleMaker:
         num_media = int((prompt.ids == VIDEO_MARK).sum())  # a round left out takes its pictures along
         kept_groups = sum(map(len, stamps[:num_media]))
         out[kept_groups * self.shape.frames_per_group :] = 0
-        return Sample(kept_groups, prompt, stamps[:num_media], relevant[:kept_groups], dropped)
+        return TrainingSample(kept_groups, prompt, stamps[:num_media], relevant[:kept_groups], dropped)
 
     def _read_video(self, record: Record, draw: int, out: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
         """(groups, time of each group's first frame as its stamp says it, relevant [groups])."""

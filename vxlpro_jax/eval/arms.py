@@ -14,7 +14,8 @@ Marks = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Claim:
-    """`better`'s mean of a mark exceeds `worse`'s, seed by seed on average, by more than `by` standard errors."""
+    """`better`'s mean of a mark exceeds `worse`'s, seed by seed on average, by more than `by` standard errors. One seed
+    shows nothing."""
 
     better: str
     worse: str
@@ -43,7 +44,7 @@ def _judge(claim: Claim, runs: Mapping[str, Sequence[Marks]]) -> dict[str, Any]:
         "said": f"{claim.mark}: {claim.better} above {claim.worse}",
         "difference": difference,
         "standard_error": error if count > 1 else None,
-        "holds": difference["mean"] > claim.by * error and difference["mean"] > 0,
+        "holds": count > 1 and difference["mean"] > claim.by * error and difference["mean"] > 0,
     }
 
 
@@ -51,14 +52,16 @@ def to_markdown(result: Mapping[str, Any], marks: Sequence[str]) -> str:
     """A row per arm, mean and standard deviation over the seeds; below, what is claimed and whether it holds."""
     lines = [f"| arm | {' | '.join(marks)} |", "| --- |" + " --- |" * len(marks)]
     for arm, found in result["arms"].items():
-        lines.append(f"| {arm} | {' | '.join(_said(found[mark]) for mark in marks)} |")
+        lines.append(f"| {arm} | {' | '.join(said(found[mark]) for mark in marks)} |")
     lines.append("")
     for claim in result["claims"]:
         holds = "holds" if claim["holds"] else "does NOT hold"
-        lines.append(f"- {claim['said']}: {_said(claim['difference'], '+')}, {holds}")
+        alone = " (one seed shows nothing)" if claim["standard_error"] is None else ""
+        lines.append(f"- {claim['said']}: {said(claim['difference'], '+')}, {holds}{alone}")
     return "\n".join(lines) + "\n"
 
 
-def _said(found: Mapping[str, Any], sign: str = "") -> str:
+def said(found: Mapping[str, Any], sign: str = "") -> str:
+    """What spread found, in words."""
     deviation = "" if found["deviation"] is None else f" ± {found['deviation']:.3f}"
     return f"{found['mean']:{sign}.3f}{deviation}"

@@ -28,11 +28,6 @@ DTS_OUT = "dts_out"
 TAPS = "taps"
 POSITIONS = "positions"
 
-NAMES = (
-    *(BATCH, GROUPS, SEQUENCE, LAYERS, EMBED, MLP, HEADS, KV_HEADS, VOCAB),
-    *(VISION, VISION_MLP, VISION_HEADS, DTS, DTS_OUT, TAPS, POSITIONS),
-)
-
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
 
 UNSHARDED: Rules = ()

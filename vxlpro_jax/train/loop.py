@@ -63,13 +63,14 @@ class Watch:
 
     rates: (updates made) -> learning rate by part. work: (micro-batches) -> samples, frames, tokens and flops in them.
     peak_flops: per second of all devices that the work is done by; 0 where unknown. name_sample: (id) -> what tells a
-    person which sample that is.
+    person which sample that is. counts: more for each line of the log.
     """
 
     rates: Callable[[int], dict[str, float]] = lambda updates: {}
     work: Callable[[Sequence[Any]], dict[str, float]] = lambda batches: {}
     peak_flops: float = 0.0
     name_sample: Callable[[int], str] = str
+    counts: Callable[[], dict[str, float]] = lambda: {}
 
 
 @dataclass
@@ -212,7 +213,7 @@ class _Runner:
     def tell(self, done: int, seconds: float) -> dict[str, Any]:
         """Log what was seen since the last time, and look at the last step too. Returns the line."""
         line = self.window.line(self.watch)
-        rates = self.watch.rates(done - line["skipped"])
+        rates = self.watch.rates(done - line["skipped"]) | self.watch.counts()
         memory = {"memory_gib": device_memory(), "host_gib": process_memory()}
         self.log.write(done, {"seconds": round(seconds, 1), **line, **rates, **memory})
         self.refuse_not_finite(done, self.window.seen[-1])
