@@ -1,11 +1,12 @@
 """Samples and frames per second of the training feed against workers, beside decord alone on the same frames.
 
-    python -m bench.data_speed [--videos 16] [--seconds 20] [--rounds 5] [--workers 0,1,2]
+    python -m bench.data_speed [--videos 16] [--seconds 32] [--rounds 5] [--workers 0,1,2] [--json FILE]
 
 Every round runs all ways one after the other on the same samples, so that a busy machine slows all of them; ratios are
 taken within a round. decord reads the very frames that the feed chose, in this process, with and without the resize to
 the model's 384x384. Processor seconds per frame (all threads; of workers too, their start included) say what a way
-costs where others use the machine. Writes bench/results/data_speed.json.
+costs where others use the machine. The committed figures: --json bench/results/data_speed.json. Exit code: 0, 2 for bad
+arguments or a file that cannot be written.
 """
 
 import argparse
@@ -15,15 +16,19 @@ import platform
 import resource
 import shutil
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from configs.data import feed as feed_config
-from launch.data_settings import read_settings, shape_of, sizes_of, tokenizer_of
+from launch.data_settings import read_settings, shape_of, tokenizer_of
+from launch.whole_file import write_whole
+from vxlpro_jax.config import model_config
 from vxlpro_jax.data.batch_plan import BucketConfig
 from vxlpro_jax.data.frame_sampling import choose_training_frames
 from vxlpro_jax.data.image_transforms import stretch
@@ -36,22 +41,36 @@ from vxlpro_jax.data.synthetic_records import video_records
 from vxlpro_jax.data.video_decode import open_video
 from vxlpro_jax.types import ClipBatch
 
-RESULTS = Path(__file__).parent / "results" / "data_speed.json"
 SIZE, FPS, LENGTH_S, BATCH = (360, 640), 25.0, 32, 2
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Writes the files, measures, prints and writes the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="bench.data_speed", description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=16)
     parser.add_argument("--seconds", type=int, default=LENGTH_S, help="per video, at 25 frames/s of 640x360")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", default="0,1,2", help="numbers of workers, with commas")
-    args = parser.parse_args()
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
+    args = parser.parse_args(argv)
+    if not all(part.isdecimal() for part in args.workers.split(",")):
+        parser.error(f"--workers {args.workers}: numbers with commas between them, as in 0,1,2")
+    if min(args.videos, args.seconds, args.rounds) < 1:
+        parser.error("--videos, --seconds and --rounds: at least 1 each")
+    try:
+        measure(args)
+    except (ValueError, OSError) as error:
+        print(f"bench.data_speed: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def measure(args: argparse.Namespace) -> None:
+    """All rounds, and the result."""
     with tempfile.TemporaryDirectory() as folder:
         annotations = write_files(Path(folder), args.videos, args.seconds)
         settings = read_settings(feed_config.get_config())
-        shape, tokenize = shape_of(sizes_of(settings)), tokenizer_of(settings).encode
+        shape, tokenize = shape_of(model_config(settings)), tokenizer_of(settings).encode
         groups = -(-args.seconds // shape.frames_per_group)
         config = replace(
             settings.data,
@@ -176,10 +195,10 @@ def write_result(ways: dict[str, list[dict[str, float]]], args: argparse.Namespa
         "load_average_at_end": [round(value, 1) for value in os.getloadavg()],
         "ways": table,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
+    if args.json:
+        write_whole(args.json, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

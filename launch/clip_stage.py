@@ -27,7 +27,13 @@ from vxlpro_jax.checkpoint import has_state
 from vxlpro_jax.config import TrainConfig
 from vxlpro_jax.convert import save_params_as
 from vxlpro_jax.data.pipeline import DataFeed, open_feed
-from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer, load_tokenizer, save_tiny_tokenizer
+from vxlpro_jax.data.tokenizer import (
+    TextTokenizer,
+    build_tiny_tokenizer,
+    load_tokenizer,
+    released_ids,
+    save_tiny_tokenizer,
+)
 from vxlpro_jax.models.presets import VideoXLProConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, abstract_params, init_params
 from vxlpro_jax.parallel.axes import FSDP_TENSOR, UNSHARDED
@@ -42,7 +48,6 @@ from vxlpro_jax.train.stages import stage_loss
 from vxlpro_jax.train.state import Params, TrainState, join_params, new_state, split_params
 from vxlpro_jax.train.step import make_check, make_train_step
 from vxlpro_jax.types import ClipBatch
-from vxlpro_jax.vocabulary import END_OF_TEXT, IM_END
 
 EXPORT_FOLDER = "export"
 
@@ -259,8 +264,7 @@ def export(params: Params, sizes: VideoXLProConfig, tokenizer: str, workdir: Pat
     released: dict[str, Any] = {}
     if not tokenizer:
         folder = workdir / "tokenizer"
-        ids = save_tiny_tokenizer(folder)
-        released = {"eos_token_id": ids.encode(IM_END)[0], "pad_token_id": ids.encode(END_OF_TEXT)[0]}
+        released = released_ids(save_tiny_tokenizer(folder))
     shutil.rmtree(out, ignore_errors=True)
     host = jax.tree.map(np.asarray, params)
     save_params_as(out, sizes, host, "torch", tokenizer_folder=folder, released=released, dtype="bfloat16")

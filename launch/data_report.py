@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from launch.command_line import fail
-from launch.data_settings import DataSettings, parse, shape_of, sizes_of, tokenizer_of
+from launch.data_settings import DataSettings, parse, shape_of, tokenizer_of
 from launch.whole_file import write_whole, written_whole
+from vxlpro_jax.config import model_config
 from vxlpro_jax.data.batch_plan import BatchPlan, one_of_each_video
 from vxlpro_jax.data.conversation import stamp_ids
 from vxlpro_jax.data.frame_sampling import count_frames
@@ -66,7 +67,7 @@ def report(settings: DataSettings, facts: Path, num_samples: int) -> tuple[dict[
     """(the report, frames per video by way of sampling). Raises ValueError for a mixture that cannot be used."""
     data = settings.data
     mixture = load_mixture(data.mixture, settings.seed, data.root)
-    shape = shape_of(sizes_of(settings))
+    shape = shape_of(model_config(settings))
     plan, skipped = make_plan(data, shape, mixture, FactStore(facts), settings.seed)
     steps = np.arange(plan.num_steps(1))
     sizes = plan.sizes
@@ -110,7 +111,7 @@ def report(settings: DataSettings, facts: Path, num_samples: int) -> tuple[dict[
 
 def _lengths(settings: DataSettings, mixture: Mixture, plan: BatchPlan, num_samples: int) -> dict[str, Any]:
     """Tokens of text and targets, rows, and how full the buckets are, over random batches of the first epoch."""
-    data, shape = settings.data, shape_of(sizes_of(settings))
+    data, shape = settings.data, shape_of(model_config(settings))
     tokenize = tokenizer_of(settings).encode if data.prompt != "none" else None
     stamp_len = longest_stamp(shape.stamps, tokenize, float(plan.sizes.end_s.max())) if tokenize else 0
     maker = SampleMaker(shape, data.sampling, data.prompt, data.keep.high, tokenize, stamp_len)

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from launch.command_line import fail, read_command
-from vxlpro_jax.config import build
+from vxlpro_jax.config import build, model_config
 from vxlpro_jax.data.pipeline import DataConfig
 from vxlpro_jax.data.samples import ModelShape
 from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer, load_tokenizer
-from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig, with_switches
+from vxlpro_jax.models.presets import VideoXLProConfig
 
 FEED_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "data" / "feed.py"
 
@@ -62,16 +61,8 @@ def read_settings(config: ConfigDict, part: str = "train") -> DataSettings:
     block = {**{name: config[name] for name in ("preset", "seed") if name in config}, "data": data}
     more = {"tokenizer": config.get("tokenizer", ""), "switches": config.get("switches", ConfigDict())}
     settings = build(ConfigDict({**block, **more}), DataSettings)
-    shape_of(sizes_of(settings))  # a wrong preset or switch is told here
+    shape_of(model_config(settings))  # a wrong preset or switch is told here
     return settings
-
-
-def sizes_of(settings: DataSettings) -> VideoXLProConfig:
-    """The model that the data is for. Raises ValueError for what the preset does not have."""
-    if settings.preset not in PRESETS:
-        raise ValueError(f"config.preset={settings.preset!r}: one of {', '.join(PRESETS)} is accepted")
-    flat = {".".join(path): value for path, value in flatten_dict(settings.switches).items()}
-    return with_switches(PRESETS[settings.preset], flat)
 
 
 def shape_of(config: VideoXLProConfig) -> ModelShape:

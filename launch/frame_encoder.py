@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vxlpro_jax.convert import load_params, resolve_source
+from vxlpro_jax.data.image_transforms import to_pixels
 from vxlpro_jax.loading import DTYPES, EMBEDDED
 from vxlpro_jax.models.presets import VideoXLProConfig, config_to_dict
 from vxlpro_jax.models.siglip import SiglipConfig, SiglipTower
@@ -32,8 +33,7 @@ class FrameEncoder:
         tower = SiglipTower(config)
 
         def encode(params: Any, frames: jax.Array) -> jax.Array:
-            pixels = frames.astype(jnp.float32) / 127.5 - 1
-            features = tower.apply({"params": params}, pixels.astype(dtype)).astype(jnp.float32)
+            features = tower.apply({"params": params}, to_pixels(frames).astype(dtype)).astype(jnp.float32)
             if pooling == "mean":
                 return features.mean(1)
             unit = features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)

@@ -17,11 +17,11 @@ import jax
 
 from launch.command_line import failures_told
 from launch.train_stage import run, stage_params
+from launch.whole_file import write_whole
 from vxlpro_jax.config import TrainConfig, build
 from vxlpro_jax.convert.conversion import save_params_as
-from vxlpro_jax.data.tokenizer import save_tiny_tokenizer
+from vxlpro_jax.data.tokenizer import released_ids, save_tiny_tokenizer
 from vxlpro_jax.models.presets import PRESETS
-from vxlpro_jax.vocabulary import END_OF_TEXT, IM_END
 
 STAGES = ("tower", "groups", "words", "answers_short", "answers_mid", "answers_long", "answers_settled")
 # The model is the mean of these stages' parameters: the last one guesses where it should, and is a little too ready to;
@@ -69,8 +69,7 @@ def export(config: TrainConfig, stages: list[Path], out: Path) -> None:
     sizes = PRESETS[config.preset]
     params = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(stage_params(stage, sizes) for stage in stages))
     folder = stages[-1] / "tokenizer"
-    tokenizer = save_tiny_tokenizer(folder)
-    ids = {"eos_token_id": tokenizer.encode(IM_END)[0], "pad_token_id": tokenizer.encode(END_OF_TEXT)[0]}
+    ids = released_ids(save_tiny_tokenizer(folder))
     save_params_as(out, sizes, params, "torch", tokenizer_folder=folder, released=ids, dtype="bfloat16")
     shutil.rmtree(folder)
 
@@ -81,7 +80,7 @@ def _read_seconds(workdir: Path) -> dict[str, float]:
 
 
 def _write_seconds(workdir: Path, seconds: dict[str, float]) -> None:
-    (workdir / SECONDS_FILE).write_text(json.dumps(seconds, indent=2) + "\n", encoding="utf-8")
+    write_whole(workdir / SECONDS_FILE, json.dumps(seconds, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from typing import Any
 from tqdm import tqdm
 
 from launch.command_line import fail
-from launch.data_settings import DataSettings, parse, shape_of, sizes_of
+from launch.data_settings import DataSettings, parse, shape_of
 from launch.whole_file import write_whole
+from vxlpro_jax.config import model_config
 from vxlpro_jax.data.batch_plan import SampleSizes, Skipped, measure, one_of_each_video
 from vxlpro_jax.data.frame_sampling import choose_training_frames
 from vxlpro_jax.data.mixture import Mixture, load_mixture, survey
@@ -64,7 +65,7 @@ def validate(settings: DataSettings, facts_file: Path | None, decode: bool) -> d
     mixture = load_mixture(data.mixture, settings.seed, data.root)
     store = FactStore(facts_file)
     facts = survey(mixture, store, refresh=True, num_threads=max(2, data.workers), progress=_shown)
-    shape = shape_of(sizes_of(settings))
+    shape = shape_of(model_config(settings))
     sizes, skipped = measure(mixture, facts, shape.image_size, limits_of(data, shape))
     faults = [fault for dataset in mixture.datasets for fault in dataset.faults]
     faults += [_fault(mixture, item) for item in skipped if item.kind == "broken"]

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 from flax.traverse_util import flatten_dict
@@ -115,8 +115,19 @@ FRESH = "fresh"
 MODULES = ("vision_tower", "dts", "projector", "selector", "llm")
 
 
-def model_config(config: TrainConfig) -> VideoXLProConfig:
-    """Sizes and switches of the model that a stage trains. Raises ValueError for what the preset does not have."""
+class NamesModel(Protocol):
+    """A configuration that names a preset, and the fields of it to change."""
+
+    @property
+    def preset(self) -> str: ...
+
+    @property
+    def switches(self) -> dict[str, Any]: ...
+
+
+def model_config(config: NamesModel) -> VideoXLProConfig:
+    """Sizes and switches of the model that a configuration names. Raises ValueError for what the preset does not
+    have."""
     if config.preset not in PRESETS:
         raise ValueError(
             f"config.preset={config.preset!r}: one of {', '.join(PRESETS)} is accepted (models/presets.py)."

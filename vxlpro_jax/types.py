@@ -71,7 +71,7 @@ class ClipBatch(NamedTuple):
     """A batch of training: pixels of videos and pictures, what is asked about them, and what the loss counts.
 
     frames uint8 [B, T, S, S, 3]: whole groups; a short one repeats its last frame, a picture fills a group with itself,
-        missing groups are black. On the device frames / 127.5 - 1 is what the tower takes.
+        missing groups are black. On the device data/image_transforms.py to_pixels makes of them what the tower takes.
     rows: the prompts with their answers; None where nothing is asked (ReCoT). selection: what the selector keeps, drawn
         by the feed; None with rows. width bool [length]: its shape is the static number of rows after selection; None
         with rows.

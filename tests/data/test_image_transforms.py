@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vxlpro_jax.data.image_transforms import anyres_views, choose_canvas, preprocess, stretch
+from vxlpro_jax.data.image_transforms import anyres_views, choose_canvas, preprocess, stretch, to_pixels
 
 RNG = np.random.default_rng(0)
 
@@ -99,3 +99,10 @@ def test_preprocess_is_stretch_scaled() -> None:
     assert stretched.dtype == np.uint8 and stretched.shape == (2, 16, 16, 3)
     np.testing.assert_allclose(preprocess(frames, 16), stretched / 127.5 - 1, atol=1e-6)
     assert stretch(stretched, 16) is stretched and stretch(frames[:0], 16).shape == (0, 16, 16, 3)
+
+
+def test_frames_of_the_models_size_become_what_preprocess_makes_of_them():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    pixels = to_pixels(frames)
+    assert pixels.dtype == np.float32 and (to_pixels(np.array([0, 255], np.uint8)) == [-1, 1]).all()
+    np.testing.assert_allclose(pixels, preprocess(frames, 16), atol=1e-6)

@@ -3,8 +3,9 @@
 import pytest
 
 from configs.data import feed
-from launch.data_settings import parse, read_settings, shape_of, sizes_of, tokenizer_of
+from launch.data_settings import parse, read_settings, shape_of, tokenizer_of
 from tests.data.feed_setup import SHAPE
+from vxlpro_jax.config import model_config
 from vxlpro_jax.models.presets import PRESETS, TINY
 
 
@@ -42,7 +43,7 @@ def test_slips_end_with_code_2(argv, said, capsys):
 def test_training_configurations_are_understood(name, capsys):
     train, _ = parse([f"--config={name}"], "launch.x", {})
     heldout, _ = parse([f"--config={name}", "--part=heldout"], "launch.x", {})
-    assert shape_of(sizes_of(train)).label_mask == "answers", "the configuration's switches count"
+    assert shape_of(model_config(train)).label_mask == "answers", "the configuration's switches count"
     assert train.data.mixture and heldout.data.mixture and train.data != heldout.data
     with pytest.raises(SystemExit) as stopped:
         parse([f"--config={name}", "--part=tst"], "launch.x", {})

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from vxlpro_jax.types import Array
+
 MAX_TILES_PER_SIDE = 6  # SPEC 13: grid (1x1)...(6x6)
 
 
@@ -31,6 +33,11 @@ def stretch(frames: np.ndarray, image_size: int) -> np.ndarray:
 def preprocess(frames: np.ndarray, image_size: int) -> np.ndarray:
     """uint8 RGB [T, H, W, 3] -> float32 [T, S, S, 3] in [-1, 1]: see `stretch`, which also says what is raised."""
     return (stretch(frames, image_size).astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+
+
+def to_pixels(frames: Array) -> Array:
+    """uint8 frames of the model's size, numpy's or jax's -> float32 in [-1, 1], as the tower takes them."""
+    return frames.astype(np.float32) / np.float32(127.5) - 1
 
 
 class Canvas(NamedTuple):

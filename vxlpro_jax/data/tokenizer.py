@@ -126,6 +126,11 @@ def build_tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def released_ids(tokenizer: TextTokenizer) -> dict[str, int]:
+    """What config.json of the released layout says of a tokenizer."""
+    return {"eos_token_id": tokenizer.encode(IM_END)[0], "pad_token_id": tokenizer.encode(END_OF_TEXT)[0]}
+
+
 def save_tiny_tokenizer(folder: str | Path) -> TextTokenizer:
     """Write tokenizer.json and tokenizer_config.json of the embedded model; transformers' AutoTokenizer reads them
     too."""

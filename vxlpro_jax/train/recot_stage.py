@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vxlpro_jax.data.clip_shards import ClipShards
+from vxlpro_jax.data.image_transforms import to_pixels
 from vxlpro_jax.data.pipeline import DataConfig
 from vxlpro_jax.models.recot import ReCoTConfig, ReCoTModel, ReCoTOutput
 from vxlpro_jax.models.sgm import num_masked
@@ -161,7 +162,7 @@ class ReCoTStage(NamedTuple):
 
 def tower_features(stage: ReCoTStage, params: Params, frames: Array) -> Array:
     """Features [N, t, g, g, E] of frames uint8 [N, t, S, S, 3]; no gradient reaches the tower."""
-    pixels = frames.reshape(-1, *frames.shape[2:]).astype(jnp.float32) / 127.5 - 1
+    pixels = to_pixels(frames.reshape(-1, *frames.shape[2:]))
     tokens = SiglipTower(stage.vision).apply({"params": params["vision_tower"]}, pixels)
     grid = resize_grid(tokens, stage.model.dts_config.grid_size).astype(stage.feature_dtype)
     return jax.lax.stop_gradient(grid.reshape(*frames.shape[:2], *grid.shape[1:]))

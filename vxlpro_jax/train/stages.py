@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vxlpro_jax.data.image_transforms import to_pixels
 from vxlpro_jax.models.dts import pack_frames
 from vxlpro_jax.models.projector import pool_grid
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
@@ -200,7 +201,7 @@ def encode_clips(model: VideoXLProModel, params: Params, frames: Array, encode_g
     num_groups = groups.shape[1]
 
     def encode(part):
-        pixels = part.reshape(-1, *part.shape[2:]).astype(jnp.float32) / 127.5 - 1
+        pixels = to_pixels(part.reshape(-1, *part.shape[2:]))
         features = dts_features(model, params, pixels)[1]
         return features.reshape(size, -1, *features.shape[1:])
 

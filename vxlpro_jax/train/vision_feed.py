@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from vxlpro_jax.data.image_transforms import to_pixels
 from vxlpro_jax.data.synthetic_bank import KINDS, MIN_FRAMES_OF_MOTION, GroupBank, repaint, take, take_frames
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.train.stages import VisionBatch, dts_features
@@ -61,7 +62,7 @@ def _draw(rng: np.random.Generator, by_kind: list[np.ndarray], shares: tuple[flo
 def vary_pixels(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """uint8 [N, t, S, S, 3] -> float32 around [-1, 1], each group's brightness, contrast and noise drawn."""
     shape = (len(frames), 1, 1, 1, 1)
-    pixels = frames.astype(np.float32) / np.float32(127.5) - 1
+    pixels = to_pixels(frames)
     pixels *= rng.uniform(0.85, 1.1, shape).astype(np.float32)
     pixels += rng.uniform(-0.08, 0.08, shape).astype(np.float32)
     noise = rng.standard_normal(pixels.shape, np.float32)
@@ -76,7 +77,7 @@ def whitened_patches(bank: GroupBank, patch_size: int, dim: int, num_frames: int
     Neighbouring pixels are alike, so a random kernel sees brightness and little else, and shapes are learnt late.
     floor: variance that is added to every component's, so that noise is not blown up.
     """
-    frames = bank.frames[:: max(1, len(bank) // num_frames), 0].astype(np.float32) / np.float32(127.5) - 1
+    frames = to_pixels(bank.frames[:: max(1, len(bank) // num_frames), 0])
     count, side = len(frames), frames.shape[1] // patch_size
     patches = frames.reshape(count, side, patch_size, side, patch_size, -1).transpose(0, 1, 3, 2, 4, 5)
     flat = patches.reshape(count * side * side, -1)
@@ -89,9 +90,7 @@ def whitened_patches(bank: GroupBank, patch_size: int, dim: int, num_frames: int
 
 def labelled(groups: GroupBank, rng: np.random.Generator | None = None) -> VisionBatch:
     """The groups as a batch; with rng, their pixels are varied a little."""
-    pixels = (
-        groups.frames.astype(np.float32) / np.float32(127.5) - 1 if rng is None else vary_pixels(groups.frames, rng)
-    )
+    pixels = to_pixels(groups.frames) if rng is None else vary_pixels(groups.frames, rng)
     shown = groups.shown
     group = {name: getattr(groups, name).astype(np.int32) for name in ("kind", "glyph", "colour")}
     moves = shown.sum(1) >= MIN_FRAMES_OF_MOTION
