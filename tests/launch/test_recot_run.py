@@ -12,7 +12,7 @@ import pytest
 
 import vxlpro_jax
 from configs import recot
-from configs.tiny import align, recot_videos
+from configs.tiny import answers_short, recot_videos
 from launch import recot_run
 from launch.starting_point import starting_params
 from vxlpro_jax.config import build, check
@@ -49,10 +49,9 @@ def config_of(videos, **changes):
 
 def next_stage(folder):
     """A stage that takes its DTS from a run, and everything else from the embedded model."""
-    config = align.get_config()
+    config = answers_short.get_config()
     with config.unlocked():
-        config.init_from, config.parts.dts = str(EMBEDDED), str(folder)
-        config.stage.loss = "answers"  # needs no data
+        config.init_from, config.parts = str(EMBEDDED), {"dts": str(folder)}
     return config
 
 
