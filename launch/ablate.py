@@ -18,7 +18,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from launch import train_stage
-from launch.command_line import failures_told, read_command
+from launch.command_line import run_study
 from launch.starting_point import check_sources
 from launch.whole_file import write_whole, written_whole
 from vxlpro_jax.config import TrainConfig, build, check
@@ -130,11 +130,7 @@ def draw(result: dict[str, Any], marks: tuple[str, ...], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     logging.set_verbosity(logging.WARNING)
-    config, options = read_command(COMMAND, sys.argv[1:] if argv is None else argv, OPTIONS, ("config", "workdir"))
-    with failures_told(COMMAND):
-        result = run(config, Path(str(options["workdir"])))
-        if options["json"]:
-            write_whole(Path(options["json"]), json.dumps(result, indent=1) + "\n")
+    config, result = run_study(COMMAND, argv, OPTIONS, run)
     print(to_markdown(result, config.marks))
     return 0 if all(claim["holds"] for claim in result["claims"]) else 1
 

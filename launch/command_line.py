@@ -3,13 +3,17 @@
 Source: ours.
 """
 
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+
+from launch.whole_file import write_whole
 
 EXIT_WRONG, EXIT_NOT_FINITE, EXIT_STOPPED = 2, 3, 75
 
@@ -57,6 +61,21 @@ def read_command(
     if missing := [f"--{name}" for name in required if {"config": config, **given_values}[name] is None]:
         fail(command, f"{', '.join(missing)} is needed (python -m {command} --help)")
     return config, given_values
+
+
+def run_study(
+    command: str, argv: list[str] | None, options: dict[str, str], run: Callable[[ConfigDict, Path], dict[str, Any]]
+) -> tuple[ConfigDict, dict[str, Any]]:
+    """(the configuration, what run(configuration, --workdir) found), which also goes to the file of --json.
+
+    argv: None for the program's own. Ends the program where something is wrong, as failures_told says.
+    """
+    config, given = read_command(command, sys.argv[1:] if argv is None else argv, options, ("config", "workdir"))
+    with failures_told(command):
+        found = run(config, Path(given["workdir"]))
+        if given["json"]:
+            write_whole(Path(given["json"]), json.dumps(found, indent=1, allow_nan=False) + "\n")
+    return config, found
 
 
 @contextmanager

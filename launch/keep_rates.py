@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import vxlpro_jax
-from launch.command_line import fail, read_command
+from launch.command_line import run_study
 from launch.whole_file import write_whole
 from vxlpro_jax.config import build
 from vxlpro_jax.data.row_log import RowLog
@@ -312,13 +312,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     logging.set_verbosity(logging.WARNING)
-    config, options = read_command(COMMAND, sys.argv[1:] if argv is None else argv, OPTIONS, ("config", "workdir"))
-    try:
-        result = run(check(config), Path(str(options["workdir"])))
-        if options["json"]:
-            write_whole(Path(options["json"]), json.dumps(result, indent=1, allow_nan=False) + "\n")
-    except (ValueError, OSError) as error:
-        fail(COMMAND, str(error))
+    _, result = run_study(COMMAND, argv, OPTIONS, lambda config, workdir: run(check(config), workdir))
     print(to_markdown(result))
     for claim in result["claims"].values():
         if not claim["holds"]:

@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from configs import prune as prune_config
-from launch.command_line import fail, read_command
+from launch.command_line import run_study
 from launch.frame_encoder import tower_fingerprint
 from launch.prune_run import prune, read_config
 from launch.record_feed import RecordFeed, cached_group_features
@@ -253,13 +253,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     logging.set_verbosity(logging.WARNING)
-    config, options = read_command(COMMAND, sys.argv[1:] if argv is None else argv, OPTIONS, ("config", "workdir"))
-    try:
-        result = run(check(config), Path(str(options["workdir"])))
-        if options["json"]:
-            write_whole(Path(options["json"]), json.dumps(result, indent=1, allow_nan=False) + "\n")
-    except (ValueError, OSError) as error:
-        fail(COMMAND, str(error))
+    _, result = run_study(COMMAND, argv, OPTIONS, lambda config, workdir: run(check(config), workdir))
     print(to_markdown(result))
     if not result["passed"]:
         print(f"{PRUNED} is not better than {RANDOM} in every world", file=sys.stderr)

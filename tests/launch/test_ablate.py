@@ -107,3 +107,11 @@ def test_the_selectors_comparison_is_a_stage_with_a_fresh_selector(runs, tmp_pat
         assert stage.parts == {"selector": "fresh"}
         check(stage)
     assert sum(mix.weight for mix in ranking.rows.values()) == ranking.rows["train"].weight
+
+
+def test_a_source_may_follow_the_seed():
+    config = comparison()
+    config.arms.strong.parts = {"dts": "runs/dts_{seed}"}
+    _, runs = ablate.read_config(config)
+    assert [runs["strong", seed].parts["dts"] for seed in (1, 2, 3)] == ["runs/dts_1", "runs/dts_2", "runs/dts_3"]
+    assert "dts" not in runs["plain", 1].parts

@@ -112,6 +112,10 @@ def test_what_cannot_work_is_told_before_anything_is_loaded(videos, tmp_path, mo
         recot_run.run(config_of(videos, data__heldout_every=6), tmp_path / "b")
     with pytest.raises(ValueError, match="config.batch_size=0: at least 1"):
         config_of(videos, batch_size=0)
+    with pytest.raises(ValueError, match="config.loop.log_every=0: at least 1"):
+        config_of(videos, loop__log_every=0)
+    with pytest.raises(ValueError, match="config.optimizer.peak_rate=0.0: a number above 0"):
+        config_of(videos, optimizer__peak_rate=0.0)
     with pytest.raises(ValueError, match="rates has 'llm': parts of dts, sgm, decoder"):
         config_of(videos, optimizer__rates={"llm": 1.0})
 

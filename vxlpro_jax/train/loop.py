@@ -48,6 +48,12 @@ class LoopConfig:
     best_is: Literal["lowest", "highest"] = "lowest"
     max_skipped_in_row: int = 10
 
+    def __post_init__(self):
+        from_one = ("log_every", "eval_every", "save_every", "keep_last", "max_skipped_in_row")
+        for name, least in (*((name, 1) for name in from_one), ("prefetch", 0), ("keep_best", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"config.loop.{name}={getattr(self, name)}: at least {least} is accepted.")
+
 
 class StoppedError(RuntimeError):
     """The run was asked to stop (SIGTERM or Ctrl-C); its state is saved."""

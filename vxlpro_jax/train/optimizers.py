@@ -32,6 +32,15 @@ class OptimizerConfig:
     warmup_share: float = 0.0
     rates: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self):
+        for name in ("peak_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"config.optimizer.{name}={getattr(self, name)}: a number above 0 is accepted.")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"config.optimizer.warmup_share={self.warmup_share}: from 0 to below 1 is accepted.")
+        if self.warmup_steps < 0:
+            raise ValueError(f"config.optimizer.warmup_steps={self.warmup_steps}: at least 0 is accepted.")
+
 
 def rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     """Learning rate by update. Raises ValueError when the warm-up is not shorter than the stage."""
