@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -27,6 +29,16 @@ def mixture(small_set, tmp_path_factory):
     half = len(content) // 2
     (folder / "4.mp4").write_bytes(content[:half] + bytes(len(content) // 4) + content[half + len(content) // 4 :])
     return folder / "train.jsonl"
+
+
+class Fed(NamedTuple):
+    """Stands for a feed: the same batch at every step."""
+
+    plan: Any
+    batch: Any
+
+    def __call__(self, step: int) -> Any:
+        return self.batch
 
 
 def config_of(mixture, workers=0, **changes):
@@ -66,6 +78,17 @@ def test_batches_hold_readable_clips_of_both_kinds_and_follow_from_the_step(mixt
         for clip, is_image, number in zip(batch.clips, batch.is_image, batch.sample_ids, strict=True):
             assert is_image == (records[number].media_kind == "image")
             assert (clip == clip[:1]).all() or not is_image
+
+
+def test_another_clip_stands_where_none_can_be_read(mixture):
+    """The feed leaves a row empty when its substitutes are broken too."""
+    frames = np.arange(1, 9, dtype=np.uint8)[:, None, None, None, None]
+    batch = SimpleNamespace(frames=frames, valid=np.arange(8) % 4 > 0, sample_ids=np.arange(8))
+    sizes = SimpleNamespace(is_video=np.arange(8) != 1)
+    made = FedClips(config_of(mixture), None, None, Fed(SimpleNamespace(sizes=sizes), batch), None).batches()(0)
+    assert made.clips.ravel().tolist() == [2, 2, 3, 4, 2, 6, 7, 8]
+    assert made.sample_ids.tolist() == [1, 1, 2, 3, 1, 5, 6, 7]
+    assert made.is_image.tolist() == [True, True, False, False, True, False, False, False]
 
 
 def test_a_feed_that_does_not_fit_the_clips_is_refused(mixture):
