@@ -18,6 +18,7 @@ from tqdm import tqdm
 from launch.data_settings import shape_of
 from launch.frame_encoder import tower_fingerprint
 from launch.rendered_banks import BankKey, rendered_bank
+from launch.whole_file import written_whole
 from vxlpro_jax.data.clip_shards import ClipShards, ClipSource, write_shards
 from vxlpro_jax.data.pipeline import DataFeed, open_feed
 from vxlpro_jax.data.synthetic_bank import GroupBank
@@ -106,13 +107,18 @@ class ShardedClips:
 
 @dataclass
 class FedClips:
-    """Clips of a mixture, decoded by workers while the stage trains; a batch follows from seed and step alone."""
+    """Clips of a mixture, decoded by workers while the stage trains; a batch follows from seed and step alone.
+
+    kept_sample: file of the sample's features. A run that goes on does not read the first steps again, for the feed
+    would forget what was broken in all the steps after them.
+    """
 
     config: ReCoTRunConfig
     stage: ReCoTStage
     tower: Params
     feed: DataFeed
     heldout_feed: DataFeed
+    kept_sample: Path
 
     def batches(self) -> Callable[[int], ReCoTBatch]:
         """step -> its batch; in place of a clip that cannot be read stands another one of the batch."""
@@ -139,7 +145,10 @@ class FedClips:
 
     def sample(self) -> np.ndarray:
         """Features of as many training clips as fitting linear maps takes."""
-        return np.concatenate(list(self._videos(self.feed, sample_size(self.stage))))
+        if not self.kept_sample.exists():
+            with written_whole(self.kept_sample) as part:
+                np.save(part, np.concatenate(list(self._videos(self.feed, sample_size(self.stage)))))
+        return np.load(self.kept_sample)
 
     def _videos(self, feed: DataFeed, most: int) -> Iterator[np.ndarray]:
         """Raises ValueError where an epoch has no readable video."""
@@ -175,7 +184,7 @@ def open_clips(
             feeds.enter_context(open_feed(config.feed[name], shape, None, config.seed, workdir / "data" / name))
             for name in ("train", "heldout")
         )
-        yield FedClips(config, stage, tower, train, heldout)
+        yield FedClips(config, stage, tower, train, heldout, workdir / "data" / "sample.npy")
 
 
 def prepare_clips(config: ReCoTRunConfig, stage: ReCoTStage, tower: Params, folder: Path, banks: Path) -> ShardedClips:

@@ -58,7 +58,7 @@ def config_of(mixture, workers=0, **changes):
 def batches_of(mixture, folder, workers, steps):
     config = config_of(mixture, workers)
     with open_feed(config.feed["train"], SHAPE, None, config.seed, folder) as feed:
-        make = FedClips(config, None, None, feed, feed).batches()
+        make = FedClips(config, None, None, feed, feed, folder / "sample.npy").batches()
         return [make(step) for step in steps], feed.num_broken
 
 
@@ -85,10 +85,17 @@ def test_another_clip_stands_where_none_can_be_read(mixture):
     frames = np.arange(1, 9, dtype=np.uint8)[:, None, None, None, None]
     batch = SimpleNamespace(frames=frames, valid=np.arange(8) % 4 > 0, sample_ids=np.arange(8))
     sizes = SimpleNamespace(is_video=np.arange(8) != 1)
-    made = FedClips(config_of(mixture), None, None, Fed(SimpleNamespace(sizes=sizes), batch), None).batches()(0)
+    made = FedClips(config_of(mixture), None, None, Fed(SimpleNamespace(sizes=sizes), batch), None, None).batches()(0)
     assert made.clips.ravel().tolist() == [2, 2, 3, 4, 2, 6, 7, 8]
     assert made.sample_ids.tolist() == [1, 1, 2, 3, 1, 5, 6, 7]
     assert made.is_image.tolist() == [True, True, False, False, True, False, False, False]
+
+
+def test_a_run_that_goes_on_does_not_read_its_sample_again(tmp_path):
+    """Else the feed begins anew, and forgets what was broken in the steps that are not made again."""
+    np.save(tmp_path / "sample.npy", np.arange(3))
+    found = FedClips(None, None, None, feed=None, heldout_feed=None, kept_sample=tmp_path / "sample.npy").sample()
+    np.testing.assert_array_equal(found, np.arange(3))
 
 
 def test_a_feed_that_does_not_fit_the_clips_is_refused(mixture):
@@ -108,4 +115,5 @@ def test_the_stage_learns_from_a_mixture(mixture, tmp_path):
     assert found["heldout_clips"] > 0 and found["broken"] >= 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
+    assert np.load(tmp_path / "data" / "sample.npy").ndim == 5
     assert (tmp_path / "data" / "train" / "broken.jsonl").exists() and (tmp_path / "model").exists()
