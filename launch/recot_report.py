@@ -46,7 +46,7 @@ from vxlpro_jax.train.state import Params
 
 FIGURES_FILE = "figures.json"
 COMMAND = "launch.recot_report"
-WORKDIR = "runs/tiny/recot_report"
+WORKDIR = "runs/ablations/recot"  # where configs/ablations/compression.py looks for its DTSs
 OPTIONS = {
     "workdir": f"folder of the report (default: {WORKDIR})",
     "json": "also write the report to this file",
