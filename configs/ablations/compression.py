@@ -14,7 +14,7 @@ from configs.tiny import recot_report
 DTS = "runs/ablations/recot/{arm}_{{seed}}"
 CLIP = 8  # frames of a clip; a video is one or two clips
 ROWS_PER_GROUP, TEXT = 7, 40  # a stamp of 3 tokens and 4 visual tokens
-VIDEOS = {"one": (1, 128), "two": (2, 96)}  # clips in a video, rows of a batch
+VIDEOS = {"one": (1, 64), "two": (2, 48)}  # clips in a video, rows of a batch
 
 
 def arm(frames_per_group: int, dts: str) -> ConfigDict:
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
         config.stage.switches = ConfigDict({"dts": {"frames_per_group": 4}})
         config.stage.stage.loss = "answers"
         config.stage.stage.trainable = ("projector", "selector", "llm")
-        config.stage.stage.num_steps = 400
+        config.stage.stage.num_steps = 300
         config.stage.optimizer.peak_rate = 2e-3
         config.stage.vision.num_videos = 600
         config.stage.vision.num_shuffled = 1  # no row here is one to guess at
