@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config = recot.get_config()
     with config.unlocked():
         config.batch_size = 64
+        config.dtype = "bfloat16"
         config.tower = "runs/base"
         config.data.source = "mixture"
         config.data.keep = "frames"

@@ -62,7 +62,7 @@ class ShardedClips:
         return np.array(held)[self.shards.source]
 
     def batches(self) -> Callable[[int], ReCoTBatch]:
-        """step -> its batch."""
+        """number -> that micro-batch."""
         return recot_batches(self.shards, self.train_ids(), self.config)
 
     def told(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class ShardedClips:
 
 @dataclass
 class FedClips:
-    """Clips of a mixture, decoded by workers while the stage trains; a batch follows from seed and step alone.
+    """Clips of a mixture, decoded by workers while the stage trains; a batch follows from seed and number alone.
 
     kept_sample: file of the sample's features. A run that goes on does not read the first steps again, for the feed
     would forget what was broken in all the steps after them.
@@ -121,14 +121,14 @@ class FedClips:
     kept_sample: Path
 
     def batches(self) -> Callable[[int], ReCoTBatch]:
-        """step -> its batch; in place of a clip that cannot be read stands another one of the batch."""
+        """number -> that micro-batch; in place of a clip that cannot be read stands another one of the batch."""
         is_video = self.feed.plan.sizes.is_video
 
-        def make(step: int) -> ReCoTBatch:
-            batch = self.feed(step)
+        def make(number: int) -> ReCoTBatch:
+            batch = self.feed(number)
             rows = np.where(batch.valid, np.arange(len(batch.valid)), np.argmax(batch.valid))
             ids = batch.sample_ids[rows]
-            return ReCoTBatch(batch.frames[rows], ~is_video[ids], *masking_draw(self.config, step, len(rows)), ids)
+            return ReCoTBatch(batch.frames[rows], ~is_video[ids], *masking_draw(self.config, number, len(rows)), ids)
 
         return make
 

@@ -119,7 +119,7 @@ def report(config: ReportConfig, workdir: Path) -> dict[str, Any]:
     if run.mesh:
         raise ValueError(f"config.run.mesh={run.mesh}: a report runs on one device; leave it empty")
     loaded = load(run.tower or None, dtype="float32")
-    stage = ReCoTStage(ReCoTModel(run.recot, loaded.config.dts), loaded.config.vision, run.data.feature_dtype)
+    stage = ReCoTStage.of(run, loaded.config.vision, loaded.config.dts)
     clips = prepare_clips(run, stage, loaded.params["vision_tower"], workdir / "clips", workdir)
     material = Material(config, run, clips, clips.sample(), loaded.params, workdir)
     arms = {name: run_arm(name, changes, material) for name, changes in config.arms.items()}

@@ -17,17 +17,19 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
+from tqdm import tqdm
 
-from launch.clip_stage import EXPORT_FOLDER
+from launch.clip_stage import EXPORT_FOLDER, checkpoint_bytes
 from launch.recot_clips import FedClips, ShardedClips, open_clips
-from launch.run_record import check_record
-from launch.starting_point import save_model
+from launch.run_record import check_record, check_room
+from launch.starting_point import Origin, origin_of, save_model, tell
 from launch.whole_file import write_whole
+from vxlpro_jax.config import FRESH
 from vxlpro_jax.convert import resolve_source, save_params_as
 from vxlpro_jax.data.video_clips import folder_sources
 from vxlpro_jax.eval.reconstruction import baseline_errors, heldout_errors
 from vxlpro_jax.loading import EMBEDDED, load
-from vxlpro_jax.models.recot import ReCoTModel, init_recot
+from vxlpro_jax.models.recot import init_recot
 from vxlpro_jax.models.siglip import SiglipTower
 from vxlpro_jax.parallel.axes import FSDP_TENSOR
 from vxlpro_jax.parallel.mesh import make_mesh, peak_flops
@@ -67,12 +69,13 @@ def run(config: ReCoTRunConfig, workdir: Path, allow_changes: bool = False) -> d
         check_folder(config.data)
     tower_folder = resolve_source(config.tower) if config.tower else EMBEDDED
     loaded = load(tower_folder, dtype="float32")
-    stage = ReCoTStage(ReCoTModel(config.recot, loaded.config.dts), loaded.config.vision, config.data.feature_dtype)
+    stage = ReCoTStage.of(config, loaded.config.vision, loaded.config.dts)
     tower = loaded.params["vision_tower"]
     with contextlib.ExitStack() as open_things:
         clips = open_things.enter_context(open_clips(config, loaded.config, stage, tower, workdir))
         sample = clips.sample()
         params = recot_params(config, stage, loaded.params, sample)
+        tqdm.write(tell(origins(config, tower_folder, {**params, "vision_tower": tower}), workdir))
         mesh = make_mesh(config.mesh) if config.mesh else None
         open_things.enter_context(jax.set_mesh(mesh) if mesh else contextlib.nullcontext())
         step = train_step(config, stage, state_layout(config, stage, params, mesh))
@@ -80,6 +83,21 @@ def run(config: ReCoTRunConfig, workdir: Path, allow_changes: bool = False) -> d
     save_results(loaded, stage, params, tower_folder, workdir)
     write_whole(summary, json.dumps(figures, indent=2) + "\n")
     return figures
+
+
+def origins(config: ReCoTRunConfig, tower_folder: Path, params: Params) -> list[Origin]:
+    """Where every part starts from."""
+    linear = ("components", "principal components of the training clips")
+    starts = {
+        "components": {"dts": linear, "decoder": linear},
+        "model": {"dts": ("checkpoint", str(tower_folder))},
+        "random": {},
+    }[config.start] | {"vision_tower": ("checkpoint", str(tower_folder))}
+    parts = ("vision_tower", *TRAINABLE)
+    return [
+        origin_of(name, *starts.get(name, (FRESH, FRESH)), params[name], trained=float(name in TRAINABLE))
+        for name in parts
+    ]
 
 
 def check_folder(data: ClipDataConfig) -> None:
@@ -136,6 +154,7 @@ def train_arm(
     state = begin(config, params)
     if layout := state_layout(config, stage, params, mesh):
         state = jax.device_put(state, layout)
+    check_room(workdir, checkpoint_bytes(state, config.loop))
     batches = clips.batches()
     last: dict[int, dict[str, float]] = {}
 
@@ -151,6 +170,7 @@ def train_arm(
     state = run_loop(
         *(state, step, lambda number: place_batch(batches(number), mesh, FSDP_TENSOR)),
         *(config.num_steps, config.loop, workdir, evaluate),
+        micro_batches=config.micro_batches,
         watch=watch,
     )
     after = last.get(config.num_steps) or measure(state.params, heldout)
@@ -198,7 +218,8 @@ def recot_params(config: ReCoTRunConfig, stage: ReCoTStage, model_params: Params
             )
         params = {**params, "dts": jax.tree.map(jax.numpy.array, model_params["dts"])}
     if config.data.keep == "frames":
-        params = {**params, "vision_tower": jax.tree.map(jax.numpy.array, model_params["vision_tower"])}
+        held = partial(jax.numpy.array, dtype=stage.model.dtype)
+        params = {**params, "vision_tower": jax.tree.map(held, model_params["vision_tower"])}
     return params
 
 

@@ -23,7 +23,7 @@ CONFIG_FILE = "config.json"
 
 # What may change between two starts of a run: it changes what is written and how fast, not what is computed.
 MAY_CHANGE = re.compile(
-    r"(loop|mesh|heldout)\.|vision\.workers|data\.\w+\.(workers|buffered_batches|max_broken_share):"
+    r"(loop|mesh|heldout)\.|(vision|data|(data|feed)\.\w+)\.(workers|buffered_batches|max_broken_share):"
 )
 
 

@@ -30,7 +30,8 @@ MODEL_FOLDER, PROVENANCE_FILE = "model", "provenance.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """part: a module. source: what the config names, or "fresh". kind: "stage", "checkpoint" or "fresh".
+    """part: a module. source: what the config names, or "fresh". kind: "stage", "checkpoint", "components" (linear
+    algebra of the training data) or "fresh".
 
     digest: of the bytes as they were read, so that two runs can be told apart. trained: share of its parameters.
     """
@@ -95,13 +96,17 @@ def starting_params(config: TrainConfig, sizes: VideoXLProConfig) -> tuple[Param
             if source not in whole:
                 whole[source] = load_params(source)[1]
             part = whole[source].pop(name)
-        digest = hashlib.sha256()
-        for leaf in jax.tree.leaves(part):
-            digest.update(np.ascontiguousarray(leaf).view(np.uint8))
         params[name] = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), part)
-        size = sum(leaf.size for leaf in jax.tree.leaves(part))
-        origins.append(Origin(name, source, kind, size, digest.hexdigest()[:16], 0.0))
+        origins.append(origin_of(name, kind, source, part))
     return params, [_with_share(origin, params, config) for origin in origins]
+
+
+def origin_of(name: str, kind: str, source: str, part: Params, trained: float = 0.0) -> Origin:
+    """The origin of a module whose parameters are `part`."""
+    digest, leaves = hashlib.sha256(), jax.tree.leaves(part)
+    for leaf in leaves:
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8))
+    return Origin(name, source, kind, sum(leaf.size for leaf in leaves), digest.hexdigest()[:16], trained)
 
 
 def tell(origins: list[Origin], workdir: Path) -> str:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from vxlpro_jax.config import TrainConfig, build, check, model_config
 from vxlpro_jax.models.presets import PRESETS
-from vxlpro_jax.models.recot import ReCoTModel, decoder_dim, init_recot
+from vxlpro_jax.models.recot import decoder_dim, init_recot
 from vxlpro_jax.train.optimizers import rate_schedule
 from vxlpro_jax.train.recot_stage import ReCoTBatch, ReCoTRunConfig, ReCoTStage, recot_loss
 from vxlpro_jax.types import num_kept_in_training
@@ -86,7 +86,7 @@ def test_the_reconstructive_stage_builds_at_full_size():
     """All shapes of the released tower's DTS, masker and decoder, and a first loss, without a weight."""
     config = build(values("recot", "configs"), ReCoTRunConfig)
     sizes = PRESETS["video_xl_pro_3b"]
-    stage = ReCoTStage(ReCoTModel(config.recot, sizes.dts), sizes.vision, config.data.feature_dtype)
+    stage = ReCoTStage.of(config, sizes.vision, sizes.dts)
     params = nn.unbox(jax.eval_shape(lambda: init_recot(config.recot, sizes.dts, jax.random.key(0))))
     clips = jax.ShapeDtypeStruct((2, config.data.clip_frames, 24, 24, 1152), config.data.feature_dtype)
     flags, draw, ids = (jax.ShapeDtypeStruct((2,), dtype) for dtype in (bool, "uint32", int))

@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
     config.mesh = ConfigDict()
     config.num_steps = 3000
     config.batch_size = 16
+    config.micro_batches = 1
+    config.dtype = "float32"
     config.image_share = 0.25  # paper 3.2: 250 K pictures, 750 K videos
     config.whole_share = 0.5
     config.whole_from = 0.3

@@ -9,7 +9,6 @@ from configs.tiny import recot
 from launch import recot_report
 from vxlpro_jax.config import build
 from vxlpro_jax.models.presets import PRESETS
-from vxlpro_jax.models.recot import ReCoTModel
 from vxlpro_jax.train.recot_stage import ReCoTRunConfig, ReCoTStage
 
 
@@ -34,7 +33,7 @@ def material_of(folder, probe_clips=8, **changes):
     settings = SimpleNamespace(run=values, seeds=(0, 1), probe_clips=probe_clips, foreground_clips=4, foreground_seed=7)
     run = build(values, ReCoTRunConfig)
     tiny = PRESETS["tiny"]
-    stage = ReCoTStage(ReCoTModel(run.recot, tiny.dts), tiny.vision, "float16")
+    stage = ReCoTStage.of(run, tiny.vision, tiny.dts)
     return SimpleNamespace(config=settings, run=run, clips=SimpleNamespace(stage=stage), folder=folder)
 
 

@@ -14,14 +14,14 @@ import vxlpro_jax
 from configs import recot
 from configs.tiny import answers_short, recot_videos
 from launch import recot_run
-from launch.starting_point import starting_params
+from launch.starting_point import PROVENANCE_FILE, starting_params
 from vxlpro_jax.config import build, check
 from vxlpro_jax.data.clip_shards import ClipShards
 from vxlpro_jax.data.synthetic import sample_video
 from vxlpro_jax.data.synthetic_files import write_video
 from vxlpro_jax.loading import EMBEDDED
 from vxlpro_jax.models.presets import PRESETS
-from vxlpro_jax.models.recot import ReCoTModel, count_params, init_recot
+from vxlpro_jax.models.recot import count_params, init_recot
 from vxlpro_jax.models.siglip import SiglipTower
 from vxlpro_jax.train.recot_stage import ReCoTBatch, ReCoTRunConfig, ReCoTStage
 
@@ -72,6 +72,10 @@ def test_a_folder_becomes_a_dts_that_loads_and_kept_features_change_nothing(vide
     assert len(model.index(videos / "0.mp4").tokens) == 8
     stage = build(next_stage(tmp_path / "features"))
     assert starting_params(stage, check(stage))[1][1].source == str(tmp_path / "features")
+    origins = json.loads((folder / PROVENANCE_FILE).read_text())
+    told = {line["part"]: (line["kind"], line["trained"]) for line in origins}
+    assert told["vision_tower"] == ("checkpoint", 0) and told["dts"] == told["decoder"] == ("components", 1)
+    assert told["sgm"] == ("fresh", 1)
     # Again: it is done, and nothing is written anew.
     before = (tmp_path / "features" / "summary.json").stat().st_mtime_ns
     recot_run.run(config_of(videos), tmp_path / "features")
@@ -126,10 +130,11 @@ def test_the_first_step_of_the_full_size_compiles():
     config = build(recot.get_config(), ReCoTRunConfig)
     sizes = PRESETS["video_xl_pro_3b"]
     vision = replace(sizes.vision, num_layers=2)
-    stage = ReCoTStage(ReCoTModel(config.recot, sizes.dts), vision, config.data.feature_dtype)
+    stage = ReCoTStage.of(config, vision, sizes.dts)
     key, side = jax.random.key(0), vision.image_size
     pixels = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     tower = jax.eval_shape(SiglipTower(vision).init, key, pixels)["params"]
+    tower = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(config.dtype)), tower)
     params = jax.eval_shape(lambda: init_recot(config.recot, sizes.dts, key))
     state = jax.eval_shape(partial(recot_run.begin, config), nn.unbox({**params, "vision_tower": tower}))
     shapes = ((2, 4, side, side, 3), np.uint8), ((2,), bool), ((2,), bool), ((2,), np.uint32), ((2,), np.int32)

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from launch.run_record import check_record, check_room, differences
 from vxlpro_jax.checkpoint import RunCheckpoints
 from vxlpro_jax.config import build
+from vxlpro_jax.train.recot_stage import ReCoTRunConfig
 
 
 @pytest.fixture
@@ -50,6 +52,20 @@ def test_a_start_that_saved_no_step_may_be_corrected(config, tmp_path):
     save_step(tmp_path)
     with pytest.raises(ValueError, match="init_from: 'elsewhere' -> "):
         check_record(config, tmp_path, False)
+
+
+@pytest.mark.parametrize(
+    ("key", "may"),
+    [("data.workers", True), ("feed.train.workers", True), ("data.fps", False), ("feed.train.root", False)],
+)
+def test_a_reconstructive_run_may_go_on_with_other_workers_alone(tmp_path, key, may):
+    values = importlib.import_module("configs.recot").get_config()
+    check_record(build(values, ReCoTRunConfig), tmp_path, False)
+    save_step(tmp_path)
+    with values.unlocked():
+        values.update_from_flattened_dict({key: "elsewhere" if key.endswith("root") else 7})
+    with nullcontext() if may else pytest.raises(ValueError, match=f"{key}: "):
+        check_record(build(values, ReCoTRunConfig), tmp_path, False)
 
 
 def test_what_changes_no_number_may_change(config, tmp_path):

@@ -34,8 +34,8 @@ FRAMES = RNG.integers(0, 256, (24, 4, SIDE, SIDE, 3), np.uint8)
 PICTURES = RNG.integers(0, 256, (8, 1, SIDE, SIDE, 3), np.uint8)
 
 
-def stage_of(**choices) -> ReCoTStage:
-    return ReCoTStage(ReCoTModel(ReCoTConfig(**choices), SMALL.dts), SMALL.vision, "float16")
+def stage_of(dtype=jnp.float32, **choices) -> ReCoTStage:
+    return ReCoTStage(ReCoTModel(ReCoTConfig(**choices), SMALL.dts, dtype=dtype), SMALL.vision, "float16")
 
 
 STAGE = stage_of()
@@ -57,7 +57,8 @@ def kept(tmp_path_factory):
 
 
 def batches(shards, chosen=None, size=8, **choices):
-    settings = {"image_share": 0.25, "whole_share": 0.25, "whole_from": 1.0, "num_steps": 100, "seed": 3, **choices}
+    settings = {"image_share": 0.25, "whole_share": 0.25, "whole_from": 1.0, "num_steps": 100, "seed": 3}
+    settings |= {"micro_batches": 1, **choices}
     ids = np.arange(shards.num_clips) if chosen is None else chosen
     return recot_batches(shards, ids, SimpleNamespace(batch_size=size, **settings))
 
@@ -109,6 +110,26 @@ def test_clips_are_whole_by_their_share_and_all_of_them_at_the_end(kept):
     assert 0.2 < np.mean(shares[:80]) < 0.4 and min(shares[:80]) < 1
     assert min(shares[80:]) == 1
     assert not batches(kept["features"], whole_share=0.0)(99).is_whole.any()
+
+
+def test_the_whole_part_begins_at_its_step_however_many_micro_batches_a_step_has(kept):
+    make = batches(kept["features"], whole_share=0.0, whole_from=0.5, num_steps=4, micro_batches=3)
+    assert [make(number).is_whole.all() for number in range(12)] == [False] * 6 + [True] * 6
+
+
+def test_computed_in_bfloat16_the_loss_is_near_and_gradients_stay_float32(kept):
+    batch = batches(kept["frames"])(0)
+    half = stage_of(jnp.bfloat16)
+    exact = weighed_mean(LOSS({**PARAMS, "vision_tower": TOWER}, batch, None).terms)
+    held = {**PARAMS, "vision_tower": jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), TOWER)}
+
+    def objective(chosen, batch):
+        return weighed_mean(recot_loss(half)({**held, **chosen}, batch).terms)
+
+    near, slope = jax.jit(jax.value_and_grad(objective))(PARAMS, batch)
+    assert near.dtype == jnp.float32 and near != exact
+    assert float(near) == pytest.approx(float(exact), rel=0.03)
+    assert {leaf.dtype for leaf in jax.tree.leaves(slope)} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize(("positions", "whole_share"), [("all", 0.5), ("masked", 0.0)])

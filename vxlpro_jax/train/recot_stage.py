@@ -14,6 +14,7 @@ import numpy as np
 from vxlpro_jax.data.clip_shards import ClipShards
 from vxlpro_jax.data.image_transforms import to_pixels
 from vxlpro_jax.data.pipeline import DataConfig
+from vxlpro_jax.models.dts import DtsConfig
 from vxlpro_jax.models.recot import ReCoTConfig, ReCoTModel, ReCoTOutput
 from vxlpro_jax.models.sgm import num_masked
 from vxlpro_jax.models.siglip import SiglipConfig, SiglipTower, resize_grid
@@ -56,7 +57,8 @@ class ClipDataConfig:
 @dataclass(frozen=True)
 class ReCoTRunConfig:
     """A run of the stage. tower: a model whose frozen tower is used, empty for the embedded one. batch_size: clips per
-    step, image_share of them pictures.
+    micro-batch, image_share of them pictures; micro_batches of them make a step. dtype: of the computation, the tower's
+    too; what is trained, its optimizer and the errors are float32.
 
     whole_share: share of clips of which nothing is hidden, every token of weight 1; after whole_from of the steps, all
     of them. After this stage the DTS reads whole clips alone; trained on masked ones alone it had never seen one, and
@@ -75,6 +77,8 @@ class ReCoTRunConfig:
     mesh: dict[str, int]
     num_steps: int
     batch_size: int
+    micro_batches: int
+    dtype: Literal["float32", "bfloat16"]
     image_share: float
     whole_share: float
     whole_from: float
@@ -99,6 +103,7 @@ class ReCoTRunConfig:
         for name, value, least in (
             ("num_steps", self.num_steps, 1),
             ("batch_size", self.batch_size, 1),
+            ("micro_batches", self.micro_batches, 1),
             ("data.clip_frames", self.data.clip_frames, 1),
             ("data.heldout_every", self.data.heldout_every, 2),
             ("data.shard_clips", self.data.shard_clips, 1),
@@ -153,16 +158,23 @@ class ReCoTBatch(NamedTuple):
 
 
 class ReCoTStage(NamedTuple):
-    """What the loss needs to know: the model, the tower's sizes, and the type that features are rounded to."""
+    """What the loss needs to know: the model, whose dtype the tower shares, the tower's sizes, and the type that
+    features are rounded to."""
 
     model: ReCoTModel
     vision: SiglipConfig
     feature_dtype: str
 
+    @classmethod
+    def of(cls, config: ReCoTRunConfig, vision: SiglipConfig, dts: DtsConfig) -> "ReCoTStage":
+        """The stage of a run, over a model's tower and DTS."""
+        model = ReCoTModel(config.recot, dts, dtype=jnp.dtype(config.dtype))
+        return cls(model, vision, config.data.feature_dtype)
+
 
 def tower_features(stage: ReCoTStage, params: Params, frames: Array) -> Array:
     """Features [N, t, g, g, E] of frames uint8 [N, t, S, S, 3]; no gradient reaches the tower."""
-    pixels = to_pixels(frames.reshape(-1, *frames.shape[2:]))
+    pixels = to_pixels(frames.reshape(-1, *frames.shape[2:])).astype(stage.model.dtype)
     tokens = SiglipTower(stage.vision).apply({"params": params["vision_tower"]}, pixels)
     grid = resize_grid(tokens, stage.model.dts_config.grid_size).astype(stage.feature_dtype)
     return jax.lax.stop_gradient(grid.reshape(*frames.shape[:2], *grid.shape[1:]))
@@ -210,8 +222,8 @@ def squared_errors(output: ReCoTOutput, features: Array) -> Array:
 
 
 def recot_batches(shards: ClipShards, chosen: np.ndarray, config: ReCoTRunConfig) -> Callable[[int], ReCoTBatch]:
-    """step -> a batch of random clips among the chosen, config.image_share of them pictures (all of one kind where
-    there is no other).
+    """number -> a micro-batch of random clips among the chosen, config.image_share of them pictures (all of one kind
+    where there is no other).
 
     Raises ValueError where nothing is chosen.
     """
@@ -221,17 +233,18 @@ def recot_batches(shards: ClipShards, chosen: np.ndarray, config: ReCoTRunConfig
     size = config.batch_size
     num_pictures = round(size * config.image_share) if len(pictures) and len(videos) else size * bool(len(pictures))
 
-    def make(step: int) -> ReCoTBatch:
-        rng = np.random.default_rng([config.seed, step])
+    def make(number: int) -> ReCoTBatch:
+        rng = np.random.default_rng([config.seed, number])
         parts = ((pictures, num_pictures), (videos, size - num_pictures))
         picked = np.concatenate([rng.choice(pool, count) if count else pool[:0] for pool, count in parts])
-        return ReCoTBatch(shards.take(picked), shards.is_image[picked], *masking_draw(config, step, size), picked)
+        return ReCoTBatch(shards.take(picked), shards.is_image[picked], *masking_draw(config, number, size), picked)
 
     return make
 
 
-def masking_draw(config: ReCoTRunConfig, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which clips of a step are whole, bool [size], and what seeds their masks, uint32 [size]."""
-    rng = np.random.default_rng([config.seed, step, 1])
-    is_whole = (rng.random(size) < config.whole_share) | (step >= round(config.whole_from * config.num_steps))
+def masking_draw(config: ReCoTRunConfig, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which clips of a micro-batch are whole, bool [size], and what seeds their masks, uint32 [size]."""
+    rng = np.random.default_rng([config.seed, number, 1])
+    are_all = number // config.micro_batches >= round(config.whole_from * config.num_steps)
+    is_whole = (rng.random(size) < config.whole_share) | are_all
     return is_whole, rng.integers(0, 2**32, size, np.uint32)
