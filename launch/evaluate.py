@@ -2,7 +2,7 @@
 
 More: [--config.KEY=VALUE] [--only=NAME,NAME] [--workdir=DIR] [--json=FILE]. DIR gets the predictions of each variant
 (NAME.jsonl), summary.json and results.md; a killed run goes on when started again. Exit code: 0, 1 when a bar is
-missed, 2 for bad arguments.
+missed, 2 for bad arguments. The benchmark "keep_rates" has no variants: see launch/keep_rates.py.
 
 Source: ours.
 """
@@ -22,6 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import vxlpro_jax
+from launch import keep_rates
 from launch.command_line import fail, read_command
 from launch.whole_file import write_whole
 from vxlpro_jax.config import build
@@ -35,7 +36,7 @@ from vxlpro_jax.types import VIDEO_MARK
 
 COMMAND = "launch.evaluate"
 OPTIONS = {
-    "workdir": "folder of the run (default: runs/eval/MODEL-seedN)",
+    "workdir": "folder of the run (default: runs/eval/MODEL-seedN, runs/eval/keep_rates)",
     "only": "names of the variants to run, with commas between them (default: all)",
     "json": "also write the summary to this file",
 }
@@ -44,6 +45,8 @@ OPTIONS = {
 BENCHMARKS: dict[str, tuple[type, Callable[[str, int, Any], Benchmark]]] = {
     "synthetic_world": (WorldVariant, SyntheticWorld),
 }
+
+KEEP_RATES = "keep_rates"
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,9 @@ def read_config(
     neighbour."""
     settings = build(config, EvaluateConfig)
     if settings.benchmark not in BENCHMARKS:
-        raise ValueError(f"config.benchmark={settings.benchmark!r}: one of {', '.join(BENCHMARKS)} is accepted.")
+        raise ValueError(
+            f"config.benchmark={settings.benchmark!r}: one of {', '.join([*BENCHMARKS, KEEP_RATES])} is accepted."
+        )
     variant_class, make = BENCHMARKS[settings.benchmark]
     names = tuple(only) or settings.order
     for name in names:
@@ -144,18 +149,28 @@ def prompt_text(model: "vxlpro_jax.VideoXLPro", index: "vxlpro_jax.VideoIndex", 
     return f"{before}<{len(times)} groups: {' '.join(shown)}>{after}"
 
 
+def evaluate_variants(values: ConfigDict, only: Sequence[str], workdir: str | None) -> tuple[dict[str, Any], list[str]]:
+    """The command for a benchmark of variants. Returns the summary and what was missed, in words."""
+    config, variants = read_config(values, only)
+    model = vxlpro_jax.load(config.model or None)
+    knobs = describe_model(model, config.model)
+    folder = Path(workdir or f"runs/eval/{str(knobs['fingerprint'])[:12]}-seed{config.seed}")
+    print(f"Results go to {folder}", file=sys.stderr)
+    return evaluate(
+        variants, model, config.run, folder, knobs, lambda index, question: prompt_text(model, index, question)
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     values, options = read_command(COMMAND, sys.argv[1:] if argv is None else argv, OPTIONS)
     only = [name.strip() for name in (options["only"] or "").split(",") if name.strip()]
     try:
-        config, variants = read_config(values, only)
-        model = vxlpro_jax.load(config.model or None)
-        knobs = describe_model(model, config.model)
-        workdir = Path(options["workdir"] or f"runs/eval/{str(knobs['fingerprint'])[:12]}-seed{config.seed}")
-        print(f"Results go to {workdir}", file=sys.stderr)
-        summary, misses = evaluate(
-            variants, model, config.run, workdir, knobs, lambda index, question: prompt_text(model, index, question)
-        )
+        if values.get("benchmark") == KEEP_RATES:
+            if only:
+                raise ValueError(f"--only={options['only']}: the benchmark {KEEP_RATES!r} has no variants.")
+            summary, misses = keep_rates.evaluate(values, Path(options["workdir"] or f"runs/eval/{KEEP_RATES}"))
+        else:
+            summary, misses = evaluate_variants(values, only, options["workdir"])
         if options["json"]:
             write_whole(Path(options["json"]), json.dumps(summary, indent=1, allow_nan=False) + "\n")
     except (ValueError, OSError) as error:

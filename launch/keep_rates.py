@@ -1,21 +1,20 @@
-"""Figure 7 at tiny size: `python -m launch.keep_rates --config=configs/ablations/keep_rates.py --workdir=DIR`.
+"""Figure 7 at tiny size, one of the benchmarks of launch/evaluate.py: --config=configs/eval/keep_rate.py.
 
 Each video is encoded once and asked with ever less of it kept, in four ways that keep as many rows: the selector's best
 ("selector"), the released rule, where every stamp stays ("released rule"), whole groups drawn at random ("random
-groups"), and a video of which fewer frames were looked at ("fewer frames"). More: [--config.KEY=VALUE] [--json=FILE].
-DIR gets videos.jsonl (a line per video: a killed run goes on after the last), result.json, result.md and result.png.
-Exit code: 0, 1 when a claim of the configuration does not hold, 2 for bad arguments.
+groups"), and a video of which fewer frames were looked at ("fewer frames"). The work folder gets videos.jsonl (a line
+per video: a killed run goes on after the last), result.json, result.md and result.png. A claim of the configuration
+that does not hold is a bar that is missed.
 
 Source: paper 4.8, Figure 7; docs/ablations.md.
 """
 
 import dataclasses
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -24,7 +23,6 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import vxlpro_jax
-from launch.command_line import run_study
 from launch.whole_file import write_whole
 from vxlpro_jax.config import build
 from vxlpro_jax.data.row_log import RowLog
@@ -36,8 +34,6 @@ from vxlpro_jax.eval.synthetic_world import SyntheticWorld, WorldVariant
 matplotlib.use("Agg")  # before pyplot: no window is wanted
 from matplotlib import pyplot  # noqa: E402
 
-COMMAND = "launch.keep_rates"
-OPTIONS = {"workdir": "folder of the run", "json": "also write the result to this file"}
 SELECTOR, RELEASED, RANDOM, FEWER = "selector", "released rule", "random groups", "fewer frames"
 ARMS = (SELECTOR, RELEASED, RANDOM, FEWER)
 RANDOM_SALT = 7
@@ -66,8 +62,9 @@ class RateClaim:
 
 @dataclass(frozen=True)
 class KeepConfig:
-    """What configs/ablations/keep_rates.py holds. model: what vxlpro_jax.load takes, empty for the embedded one."""
+    """What configs/eval/keep_rate.py holds. model: what vxlpro_jax.load takes, empty for the embedded one."""
 
+    benchmark: Literal["keep_rates"]
     model: str
     seeds: tuple[int, ...]
     num_videos: int
@@ -156,7 +153,7 @@ def run(settings: KeepConfig, workdir: Path) -> dict[str, Any]:
     model = vxlpro_jax.load(settings.model or None)
     # Videos asked in another way are never put beside each other; more of them may join.
     header = {**dataclasses.asdict(settings), "encoder": model.fingerprint}
-    for free in ("seeds", "num_videos", "claims"):
+    for free in ("benchmark", "seeds", "num_videos", "claims"):
         header.pop(free)
     log = RowLog(workdir / "videos.jsonl", header, "videos")
     rows = {(row["length"], row["seed"], row["video"]): row for row in log.rows}
@@ -310,15 +307,10 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def main(argv: list[str] | None = None) -> int:
+def evaluate(config: ConfigDict, workdir: Path) -> tuple[dict[str, Any], list[str]]:
+    """Run, print what was found, and return it with the claims that do not hold, in words. Raises ValueError for a slip
+    in the configuration."""
     logging.set_verbosity(logging.WARNING)
-    _, result = run_study(COMMAND, argv, OPTIONS, lambda config, workdir: run(check(config), workdir))
+    result = run(check(config), workdir)
     print(to_markdown(result))
-    for claim in result["claims"].values():
-        if not claim["holds"]:
-            print(f"does not hold: {claim['said']}", file=sys.stderr)
-    return 0 if result["passed"] else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return result, [f"does not hold: {claim['said']}" for claim in result["claims"].values() if not claim["holds"]]

@@ -11,15 +11,16 @@ import pytest
 from ml_collections import ConfigDict
 
 import vxlpro_jax
-from configs.ablations.keep_rates import get_config
+from configs.eval.keep_rate import get_config
 from launch import keep_rates
-from launch.keep_rates import ARMS, FEWER, RANDOM, RELEASED, SELECTOR, Length, check, main, run, ways
+from launch.evaluate import main
+from launch.keep_rates import ARMS, FEWER, RANDOM, RELEASED, SELECTOR, Length, check, run, ways
 from vxlpro_jax.eval.benchmark import VideoSource
 from vxlpro_jax.eval.synthetic_world import SyntheticWorld
 from vxlpro_jax.infer.video_index import VideoIndex
 from vxlpro_jax.models.presets import PRESETS
 
-CONFIG = "--config=configs/ablations/keep_rates.py"
+CONFIG = "--config=configs/eval/keep_rate.py"
 
 
 class PretendModel:
@@ -139,6 +140,9 @@ def test_the_exit_follows_the_claims(
     assert main(words) == 1
     assert "does not hold: fits: selector at 2 groups against random groups at 2" in capsys.readouterr().err
     assert not json.loads((tmp_path / "r").read_text())["passed"]
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--only=fits"])
+    assert "the benchmark 'keep_rates' has no variants" in capsys.readouterr().err
 
 
 def _only_fits(above: float) -> dict[str, Any]:

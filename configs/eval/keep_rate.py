@@ -1,6 +1,6 @@
 """Figure 7 at tiny size: right answers of the embedded model against the share of a video that the selector keeps.
 
-python -m launch.keep_rates --config=configs/ablations/keep_rates.py --workdir=runs/ablations/keep_rates
+python -m launch.evaluate --config=configs/eval/keep_rate.py
 Source: paper 4.8, Figure 7 (half of the tokens without loss, a tenth with considerable accuracy); docs/ablations.md.
 """
 
@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
+    config.benchmark = "keep_rates"
     config.model = ""  # embedded
     config.seeds = (71, 72, 73)  # of the videos; below 1,000,000,000, for those above were trained on
     config.num_videos = 35  # of each length and seed
