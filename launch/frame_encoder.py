@@ -13,8 +13,9 @@ import numpy as np
 from vxlpro_jax.convert import load_params, resolve_source
 from vxlpro_jax.data.image_transforms import to_pixels
 from vxlpro_jax.loading import DTYPES, EMBEDDED
+from vxlpro_jax.models.part_configs import SiglipConfig
 from vxlpro_jax.models.presets import VideoXLProConfig, config_to_dict
-from vxlpro_jax.models.siglip import SiglipConfig, SiglipTower
+from vxlpro_jax.models.siglip import SiglipTower
 
 Pooling = Literal["patches", "mean"]
 
