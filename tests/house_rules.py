@@ -20,7 +20,7 @@ FLOORS = (
     {"types", "vocabulary", "parallel"},
     {"models", "data", "checkpoint"},
     {"train", "infer", "convert"},
-    {"loading", "eval", "config", "planning"},
+    {"loading", "eval", "config"},
     {"cli", "__init__"},
 )
 FLOOR_OF_ROOM = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -52,6 +52,7 @@ WORLDLY_ROOMS = (
     *("vxlpro_jax/cli.py", "vxlpro_jax/checkpoint.py", "vxlpro_jax/train/loop.py", "vxlpro_jax/data/pipeline.py"),
     "vxlpro_jax/train/run_log.py",  # metrics.jsonl
     *("vxlpro_jax/infer/video_index.py", "vxlpro_jax/convert/safetensors_io.py"),
+    "vxlpro_jax/infer/index_",  # the files of an index, and who writes them
     "vxlpro_jax/data/video_",  # video_decode and the readers beneath it
     "vxlpro_jax/data/clip_shards.py",  # clips encoded once, kept on disk
     "vxlpro_jax/data/image_folder.py",
@@ -65,6 +66,7 @@ WORLDLY_ROOMS = (
     "vxlpro_jax/convert/jax_to_torch.py",  # config.json beside the shards
     "vxlpro_jax/parallel/mesh.py",  # the device list is asked there and nowhere else
     *("vxlpro_jax/infer/answer.py", "vxlpro_jax/infer/encode.py"),  # an answer tells where its seconds went
+    "vxlpro_jax/infer/frame_batches.py",  # and an index too
     "vxlpro_jax/loading.py",  # finds out what kind of folder it was given
     "vxlpro_jax/eval/prediction_log.py",  # answers, and the files made for a run
 )

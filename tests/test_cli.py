@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import wave
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.clips import Clip, make_clip
 from tests.infer.askable import CONFIG, WORDS, askable, frames
 from vxlpro_jax import __version__, cli
 from vxlpro_jax.convert import save_params_as
 from vxlpro_jax.data.tokenizer import save_tiny_tokenizer
+from vxlpro_jax.infer import encode, index_files
 from vxlpro_jax.infer.video_index import VideoIndex
 
 SHORT = ["--max-new-tokens", "4", "--frames-per-batch", "4"]
@@ -105,6 +108,72 @@ def test_an_index_answers_as_its_video_does(run, world, tmp_path):
     code, out, err = run("index", target, "-o", str(tmp_path / "again.vxl"), "--model", "model")
     assert code == 2 and "is an index already" in err
     assert [item.name for item in tmp_path.iterdir()] == ["video.vxl"]
+
+
+def _index(run, *arguments: str) -> tuple[int, str, str]:
+    return run("index", *arguments, "--model", "model", "--frames-per-batch", "4")
+
+
+def test_many_videos(run, tmp_path):
+    films, out = tmp_path / "films", tmp_path / "indexes"
+    (films / "sub").mkdir(parents=True)
+    make_clip(Clip("a.mp4", "libx264", 50), films)
+    make_clip(Clip("b.mkv", "libx264", 25), films / "sub")
+    (films / "broken.mp4").write_text("no video")
+    code, said, err = _index(run, str(films), "-o", str(out), "--workers", "2")
+    assert (code, said) == (1, "") and "2 videos indexed, 0 were done, 1 failed" in err
+    assert "broken.mp4: not a video" in err and "Traceback" not in err
+    assert len(VideoIndex.load(out / "a.mp4.vxl").frame_indices) == 2
+    assert len(VideoIndex.load(out / "sub" / "b.mkv.vxl").frame_indices) == 1
+    header = out / "a.mp4.vxl" / "header.json"
+    header.write_text(header.read_text().replace('"complete"', '"open"'))
+    code, _, err = _index(run, str(films), "-o", str(out))
+    assert code == 1 and "1 videos indexed, 1 were done, 1 failed" in err
+    (films / "broken.mp4").unlink()
+    both = (str(films / "a.mp4"), str(films / "sub" / "b.mkv"))
+    code, _, err = _index(run, *both, "-o", str(tmp_path / "other"))
+    assert code == 0 and "2 videos indexed, 0 were done, 0 failed" in err
+    code, _, err = _index(run, *both, "-o", str(tmp_path / "other"), "--fps", "2")
+    assert code == 1 and err.count("sampling fps: 1.0 there, 2.0 now") == 2 and "2 failed" in err
+    for wrong, said in (
+        ([str(out / "a.mp4.vxl")], "no folder of indexes"),
+        ([str(out), "--workers", "0"], "--workers"),
+    ):
+        code, _, err = _index(run, str(films), "-o", *wrong)
+        assert code == 2 and said in err
+
+
+def test_a_stopped_index_goes_on(run, world, tmp_path, monkeypatch):
+    target, encoded = str(tmp_path / "video.vxl"), []
+
+    def stop_at_the_third(*arguments):
+        encoded.append(arguments)
+        if len(encoded) == 3:
+            raise KeyboardInterrupt
+        return encode_frames(*arguments)
+
+    monkeypatch.setattr(index_files, "GROUPS_PER_SEGMENT", 1)
+    shutil.copytree(world / "video", tmp_path / "video")
+    for number, pixels in enumerate(frames(7, 3)):
+        Image.fromarray(pixels).save(tmp_path / "video" / f"{number + 7}.png")
+    encode_frames = encode.encode_frames
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "encode_frames", stop_at_the_third)
+        code, out, err = _index(run, str(tmp_path / "video"), "-o", target)
+    assert (code, out) == (130, "") and "video.vxl is unfinished, and the same command goes on" in err
+    code, _, err = run("ask", target, WORDS, "--model", "model")
+    assert code == 2 and "unfinished" in err
+    code, _, err = _index(run, str(tmp_path / "video"), "-o", target)
+    assert code == 0 and "14 frames in 4 groups" in err
+    Image.fromarray(frames(1)[0]).save(tmp_path / "video" / "14.png")
+    code, _, err = _index(run, str(tmp_path / "video"), "-o", target, "--append", "--max-frames", "14")
+    assert code == 2 and "the cap spreads them anew" in err
+    code, _, err = _index(run, str(tmp_path / "video"), "-o", target, "--append")
+    assert code == 0 and "15 frames in 4 groups" in err
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "encode_frames", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        code, _, err = _index(run, str(tmp_path / "video"), "-o", target + "2")
+    assert code == 130 and "stopped; nothing was kept" in err and not Path(target + "2").exists()
 
 
 def test_convert_and_ask(run, tmp_path):
@@ -260,36 +329,3 @@ def test_as_a_program_nobody_else_speaks(world):
         refused.stderr
         == "vxlpro ask: the question is empty: ask something, for example 'What happens in this video?'\n"
     )
-
-
-def test_plan_needs_no_jax():
-    """Neither words nor JSON; so it starts at once."""
-    code = (
-        "import sys\nfrom vxlpro_jax import cli\n"
-        "asked = ['plan', '--device', 'v5p', '--frames', '512']\n"
-        "assert cli.main(asked) == 0 == cli.main([*asked, '--json', '--whole'])\n"
-        "assert not {'jax', 'flax', 'numpy'} & set(sys.modules)"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert "fits: yes" in shown.stdout
-    record = json.loads(shown.stdout.splitlines()[-1])
-    assert (record["model"], record["device"], record["frames"]) == ("video_xl_pro_3b", "v5p", 512)
-    assert record["whole"] is record["fits"] is True and record["rows_read"] == 64 + 128 * 154
-
-
-@pytest.mark.parametrize(
-    "options, said",
-    [
-        (["--device", "v9"], "one of a100-80gb, h100-80gb, h200, v4, v5e, v5p, v6e is accepted"),
-        (["--model", "nobody"], "one of tiny, video_xl_pro_3b, video_xl_pro_3b_paper is accepted"),
-        (["--frames", "0"], "frames=0"),
-        (["--keep", "0.9"], "every stamp stays"),
-        (["--keep", "0.9", "--whole"], "one of the two"),
-        (["--efficiency", "nan"], "efficiency=nan"),
-        (["--host-gib", "-1"], "host memory of -1 GiB"),
-    ],
-)
-def test_what_cannot_be_planned_is_one_line_and_exit_code_2(run, options, said):
-    code, out, err = run("plan", "--device", "v5e", "--frames", "8192", *options)
-    assert (code, out, err.count("\n")) == (2, "", 1) and said in err

@@ -82,8 +82,14 @@ def index_command(inputs: Path, work: Path) -> list[str]:
     return ["-m", "vxlpro_jax.cli", "index", str(inputs / "clips" / "00000.mp4"), "-o", str(work / "video.vxl")]
 
 
-def index_results(work: Path) -> dict[str, Any]:
+def all_files(work: Path) -> dict[str, Any]:
     return {path.name: digest(path) for path in sorted(work.rglob("*")) if path.is_file()}
+
+
+def index_is_complete(work: Path) -> bool:
+    """The command refuses to write an index anew that is whole."""
+    header = work / "video.vxl" / "header.json"
+    return header.exists() and json.loads(header.read_text())["state"] == "complete"
 
 
 def prune_command(inputs: Path, work: Path) -> list[str]:
@@ -98,14 +104,8 @@ def digest(path: Path) -> str:
 
 TARGETS = {
     "train": Target(lambda folder: synthesize(folder, 3, 32), train_command, train_results),
-    "index": Target(
-        lambda folder: synthesize(folder, 1, 512),
-        index_command,
-        index_results,
-        # The command refuses to write an index anew that is whole.
-        is_done=lambda work: (work / "video.vxl").exists(),
-    ),
-    "prune": Target(lambda folder: synthesize(folder, 24, 32), prune_command, index_results),
+    "index": Target(lambda folder: synthesize(folder, 1, 2048), index_command, all_files, index_is_complete),
+    "prune": Target(lambda folder: synthesize(folder, 24, 32), prune_command, all_files),
 }
 
 

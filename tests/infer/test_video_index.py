@@ -7,9 +7,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
-from vxlpro_jax.infer import video_index
-from vxlpro_jax.infer.video_index import HEADER, VideoIndex, describe_source, is_index
+from vxlpro_jax.infer import index_files
+from vxlpro_jax.infer.index_files import HEADER
+from vxlpro_jax.infer.video_index import VideoIndex, describe_source, is_index
 
 
 def some_index(num_groups: int = 5, dtype=np.float32) -> VideoIndex:
@@ -49,7 +51,7 @@ def test_round_trip(tmp_path, dtype):
 
 @pytest.mark.parametrize("num_groups", [1, 2, 3, 4, 7])
 def test_several_segments(tmp_path, monkeypatch, num_groups):
-    monkeypatch.setattr(video_index, "GROUPS_PER_SEGMENT", 2)
+    monkeypatch.setattr(index_files, "GROUPS_PER_SEGMENT", 2)
     index = some_index(num_groups)
     path = index.save(tmp_path / "video.vxl")
     assert len(list(path.glob("*.safetensors"))) == -(-num_groups // 2)
@@ -59,7 +61,7 @@ def test_several_segments(tmp_path, monkeypatch, num_groups):
 
 @pytest.fixture
 def saved(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(video_index, "GROUPS_PER_SEGMENT", 2)
+    monkeypatch.setattr(index_files, "GROUPS_PER_SEGMENT", 2)
     return some_index(5).save(tmp_path / "video.vxl")
 
 
@@ -154,8 +156,8 @@ def test_nothing_half_written(tmp_path, monkeypatch):
         written.append(path)
         path.write_bytes(b"half")
 
-    monkeypatch.setattr(video_index, "GROUPS_PER_SEGMENT", 2)
-    monkeypatch.setattr(video_index, "save_file", fails_at_the_second)
+    monkeypatch.setattr(index_files, "GROUPS_PER_SEGMENT", 2)
+    monkeypatch.setattr(index_files, "save_file", fails_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         some_index(5).save(tmp_path / "video.vxl")
     assert written and list(tmp_path.iterdir()) == []
@@ -167,9 +169,9 @@ def test_no_place_to_write(tmp_path, monkeypatch):
         some_index().save(tmp_path / "file" / "video.vxl")
 
     def no_space(tensors, path):
-        raise video_index.SafetensorError("No space left on device")
+        raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr(video_index, "save_file", no_space)
+    monkeypatch.setattr(index_files, "save_file", no_space)
     with pytest.raises(OSError, match="cannot be written .No space left"):
         some_index().save(tmp_path / "video.vxl")
     assert [item.name for item in tmp_path.iterdir()] == ["file"]

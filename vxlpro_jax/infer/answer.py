@@ -21,7 +21,7 @@ from vxlpro_jax.data.conversation import Prompt, question_prompt, stamp_ids
 from vxlpro_jax.data.image_folder import is_picture
 from vxlpro_jax.data.subtitles import read_subtitles
 from vxlpro_jax.data.video_decode import open_frames, open_video
-from vxlpro_jax.infer.encode import Progress, choose_frames, encoder_fingerprint, index_picture, index_video
+from vxlpro_jax.infer.encode import IndexOptions, Progress, encoder_fingerprint, index_picture, index_video
 from vxlpro_jax.infer.evidence import Span, evidence_spans
 from vxlpro_jax.infer.generate import Prefilled, decode, prefill
 from vxlpro_jax.infer.token_sampler import Sampling
@@ -101,36 +101,48 @@ class VideoXLPro:
         frames_per_batch: int = 64,
         seed: int = 0,
         progress: Progress | None = None,
+        output: str | Path | None = None,
+        append: bool = False,
     ) -> VideoIndex:
         """Encodes a video once, for any number of questions.
 
         source: a video file, a picture, a folder or list of images, or uint8 frames [T, H, W, 3] with times_s. fps:
         frames looked at per second, at most max_frames (then evenly over the whole). sampling: see infer/encode.py.
         on_damage: "skip" leaves out frames that cannot be decoded, warns, and lists them in the index; "raise" raises
-        VideoError. Raises VideoError for what cannot be read at all.
+        VideoError. output: the index is written there while it is made, and the same call goes on with what an earlier
+        one left unfinished. append: it also goes on with a complete index whose video has grown. Raises VideoError for
+        what cannot be read at all, FileExistsError and ValueError for an output that is something else.
         """
         for name, value in (("fps", fps), ("max_frames", max_frames), ("frames_per_batch", frames_per_batch)):
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}={value}: a finite number above 0 is accepted")
+        options = IndexOptions(
+            *(sampling, fps, max_frames, on_damage, frames_per_batch, seed),
+            *(None if output is None else Path(output), append),
+        )
+        if append and output is None:
+            raise ValueError("append=True without output: name the index that is to be continued")
         if isinstance(source, str | Path) and is_picture(Path(source)):
-            with open_video(source) as picture:
-                return index_picture(
-                    self.model, self.params, self.fingerprint, picture.read([0])[0], describe_source(source)
-                )
+            return self._index_picture(source, options)
         if isinstance(source, np.ndarray):
             video = open_frames(source, np.arange(len(source)) / fps if times_s is None else times_s)
         else:
             video = open_video(source, times_s=times_s, fps=fps)
-        origin = describe_source(source) if isinstance(source, str | Path) else {"path": video.path}
+        origin = {"path": video.path} if isinstance(source, np.ndarray) else describe_source(source, video.path)
         with video:
-            choice = choose_frames(video, sampling, fps, max_frames)
-            rule = {"rule": sampling, "fps": fps, "max_frames": max_frames}
-            index = index_video(
-                *(self.model, self.params, self.fingerprint, video, choice, origin, rule),
-                *(on_damage, frames_per_batch, seed, progress),
-            )
+            index = index_video(self.model, self.params, self.fingerprint, video, origin, options, progress)
         if index.lost:
             warnings.warn(f"{video.path}: {len(index.lost)} frames cannot be decoded and were left out", stacklevel=2)
+        return index
+
+    def _index_picture(self, source: str | Path, options: IndexOptions) -> VideoIndex:
+        if options.append:
+            raise ValueError(f"{source} is a picture: append continues videos")
+        with open_video(source) as picture:
+            pixels = picture.read([0])[0]
+        index = index_picture(self.model, self.params, self.fingerprint, pixels, describe_source(source))
+        if options.output is not None:
+            index.save(options.output)
         return index
 
     def ask(
