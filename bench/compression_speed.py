@@ -36,7 +36,7 @@ from vxlpro_jax.data.tokenizer import load_tokenizer
 from vxlpro_jax.infer.answer import VideoXLPro
 from vxlpro_jax.infer.generate import encode_frames, prefill
 from vxlpro_jax.loading import EMBEDDED
-from vxlpro_jax.models.dts import Compression, with_compression
+from vxlpro_jax.models.part_configs import Compression, with_compression
 from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, abstract_params, init_params
 from vxlpro_jax.train.flops import count_flops

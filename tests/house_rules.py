@@ -20,7 +20,7 @@ FLOORS = (
     {"types", "vocabulary", "parallel"},
     {"models", "data", "checkpoint"},
     {"train", "infer", "convert"},
-    {"loading", "eval", "config"},
+    {"loading", "eval", "config", "planning"},
     {"cli", "__init__"},
 )
 FLOOR_OF_ROOM = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

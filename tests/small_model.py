@@ -15,12 +15,9 @@ import numpy as np
 
 from vxlpro_jax.data.batching import RowShapes, build_rows
 from vxlpro_jax.data.conversation import Prompt
-from vxlpro_jax.models.dts import DtsConfig
+from vxlpro_jax.models.part_configs import DtsConfig, ProjectorConfig, Qwen2Config, SelectorConfig, SiglipConfig
 from vxlpro_jax.models.presets import VideoXLProConfig
-from vxlpro_jax.models.projector import ProjectorConfig
-from vxlpro_jax.models.qwen2 import KVCache, Qwen2Config
-from vxlpro_jax.models.selector import SelectorConfig
-from vxlpro_jax.models.siglip import SiglipConfig
+from vxlpro_jax.models.qwen2 import KVCache
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, init_params
 from vxlpro_jax.types import IGNORE_LABEL, VIDEO_MARK, RowBatch, Selection, StampConfig
 

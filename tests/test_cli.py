@@ -329,3 +329,36 @@ def test_as_a_program_nobody_else_speaks(world):
         refused.stderr
         == "vxlpro ask: the question is empty: ask something, for example 'What happens in this video?'\n"
     )
+
+
+def test_plan_needs_no_jax():
+    """Neither words nor JSON; so it starts at once."""
+    code = (
+        "import sys\nfrom vxlpro_jax import cli\n"
+        "asked = ['plan', '--device', 'v5p', '--frames', '512']\n"
+        "assert cli.main(asked) == 0 == cli.main([*asked, '--json', '--whole'])\n"
+        "assert not {'jax', 'flax', 'numpy'} & set(sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "fits: yes" in shown.stdout
+    record = json.loads(shown.stdout.splitlines()[-1])
+    assert (record["model"], record["device"], record["frames"]) == ("video_xl_pro_3b", "v5p", 512)
+    assert record["whole"] is record["fits"] is True and record["rows_read"] == 64 + 128 * 154
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--device", "v9"], "one of a100-80gb, h100-80gb, h200, v4, v5e, v5p, v6e is accepted"),
+        (["--model", "nobody"], "one of tiny, video_xl_pro_3b, video_xl_pro_3b_paper is accepted"),
+        (["--frames", "0"], "frames=0"),
+        (["--keep", "0.9"], "every stamp stays"),
+        (["--keep", "0.9", "--whole"], "one of the two"),
+        (["--efficiency", "nan"], "efficiency=nan"),
+        (["--host-gib", "-1"], "host memory of -1 GiB"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line_and_exit_code_2(run, options, said):
+    code, out, err = run("plan", "--device", "v5e", "--frames", "8192", *options)
+    assert (code, out, err.count("\n")) == (2, "", 1) and said in err

@@ -1,4 +1,4 @@
-"""`vxlpro ask | index | convert`: arguments in, one call down.
+"""`vxlpro ask | index | convert | plan`: arguments in, one call down.
 
 Source: ours. Messages for people go to stderr; answers to stdout. Bad arguments and files: a message and exit code 2.
 """
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vxlpro", description="Ask questions about videos of any length.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{ask,index,convert}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{ask,index,convert,plan}")
 
     ask = commands.add_parser("ask", help="answer a question about one or several videos, pictures or indexes")
     ask.add_argument(
@@ -75,7 +75,25 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="cast; default: keep every bit")
     convert.add_argument("--seed", type=int, default=0, help="decides the parts that stock checkpoints leave open")
     convert.set_defaults(run=_convert)
+    _add_plan(commands)
     return parser
+
+
+def _add_plan(commands: Any) -> None:
+    plan = commands.add_parser("plan", help="how much memory and time a video takes on a device, and whether it fits")
+    plan.add_argument("--model", default="video_xl_pro_3b", metavar="PRESET", help="default: video_xl_pro_3b")
+    plan.add_argument("--device", required=True, help="a100-80gb, h100-80gb, h200, v4, v5e, v5p, v6e")
+    plan.add_argument("--frames", required=True, type=int, help="frames looked at")
+    plan.add_argument("--keep", type=float, help="a share of the tokens (at most 1), or a number of rows")
+    plan.add_argument("--whole", action="store_true", help="everything is read, whatever context the model has")
+    plan.add_argument("--frames-per-batch", type=int, default=64, help="frames encoded at once (default 64)")
+    plan.add_argument("--max-new-tokens", type=int, default=128)
+    plan.add_argument("--host-gib", type=float, default=64.0, help="memory for the index (default 64)")
+    plan.add_argument(
+        "--efficiency", type=float, default=0.5, help="share of the hardware's limit, for the second column of seconds"
+    )
+    plan.add_argument("--json", action="store_true", help="print one JSON object")
+    plan.set_defaults(run=_plan)
 
 
 def _add_encoding(command: argparse.ArgumentParser) -> None:
@@ -285,6 +303,27 @@ def _convert(arguments: argparse.Namespace) -> int:
     source = arguments.source[0] if len(arguments.source) == 1 else arguments.source
     target = convert(source, arguments.target, arguments.to, seed=arguments.seed, dtype=arguments.dtype)
     print(target)
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from vxlpro_jax.parallel.devices import device_named
+    from vxlpro_jax.planning.plan import Work, check_work, make_plan, model_named, record
+    from vxlpro_jax.planning.plan_text import told
+
+    work = Work(
+        model=model_named(arguments.model),
+        device=device_named(arguments.device),
+        num_frames=arguments.frames,
+        keep=arguments.keep,
+        whole=arguments.whole,
+        frames_per_batch=arguments.frames_per_batch,
+        max_new_tokens=arguments.max_new_tokens,
+        host_bytes=arguments.host_gib * 2**30,
+    )
+    check_work(work, arguments.efficiency)
+    plan = make_plan(work)
+    print(json.dumps(record(plan, arguments.efficiency)) if arguments.json else told(plan, arguments.efficiency))
     return 0
 
 

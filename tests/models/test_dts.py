@@ -9,7 +9,8 @@ import pytest
 
 from tests.models.border_conv import assert_is_conv, drawn_conv
 from tests.small_model import SMALL, small_params, with_dts
-from vxlpro_jax.models.dts import DynamicTokenSynthesizer, HalvingConv, TemporalBlock, pack_frames, with_compression
+from vxlpro_jax.models.dts import DynamicTokenSynthesizer, HalvingConv, TemporalBlock, pack_frames
+from vxlpro_jax.models.part_configs import with_compression
 from vxlpro_jax.models.presets import VIDEO_XL_PRO_3B
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, abstract_params
 

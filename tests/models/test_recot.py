@@ -11,7 +11,7 @@ import pytest
 
 from tests.models.border_conv import assert_is_conv, drawn_conv
 from tests.small_model import SMALL
-from vxlpro_jax.models.dts import Compression, DtsConfig
+from vxlpro_jax.models.part_configs import Compression, DtsConfig
 from vxlpro_jax.models.presets import PRESETS
 from vxlpro_jax.models.recot import (
     DECODER_SHARE,

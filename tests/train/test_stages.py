@@ -16,7 +16,7 @@ from vxlpro_jax.data.synthetic_guess import GuessRows
 from vxlpro_jax.data.synthetic_rows import BankIndex
 from vxlpro_jax.data.synthetic_words import group_words
 from vxlpro_jax.data.tokenizer import TextTokenizer, build_tiny_tokenizer
-from vxlpro_jax.models.dts import with_compression
+from vxlpro_jax.models.part_configs import with_compression
 from vxlpro_jax.models.presets import PRESETS
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, init_params
 from vxlpro_jax.train.answer_feed import TEXT_LEN, AnswerFeed, RowMix, divided_times, mark_batches

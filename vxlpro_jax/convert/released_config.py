@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from vxlpro_jax.convert.errors import ConversionError
+from vxlpro_jax.models.part_configs import Qwen2Config, SiglipConfig
 from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig, config_from_dict, config_to_dict
-from vxlpro_jax.models.qwen2 import Qwen2Config
-from vxlpro_jax.models.siglip import SiglipConfig
 
 BLOCK = "vxlpro_jax"  # of config.json: the whole frozen config, obeyed where it is present
 STORAGE_BLOCK = "vxlpro_jax_storage"  # what a file held beyond the parameters, so that the way back can write it again

@@ -26,8 +26,8 @@ from vxlpro_jax.convert.torch_to_jax import (
     rename_keys,
 )
 from vxlpro_jax.convert.video_xl_pro_rules import VISION_PREFIX
+from vxlpro_jax.models.part_configs import SiglipConfig
 from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig
-from vxlpro_jax.models.siglip import SiglipConfig
 
 FRESH_PARTS = ("dts", "projector", "selector")
 _TOWER_KEYS = ("embeddings.", "encoder.", "post_layernorm.", "head.")  # as newer files start them

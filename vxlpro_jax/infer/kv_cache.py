@@ -6,7 +6,8 @@ Source: SPEC 9.8.
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from vxlpro_jax.models.qwen2 import KVCache, Qwen2Config
+from vxlpro_jax.models.part_configs import Qwen2Config
+from vxlpro_jax.models.qwen2 import KVCache
 
 
 def allocate(config: Qwen2Config, batch: int, length: int, dtype: DTypeLike) -> KVCache:

@@ -4,58 +4,15 @@ Source: SPEC 6 and 7 (the reference's SAE), paper 3.2. Inside, arrays are channe
 channels].
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vxlpro_jax.models.layers import GroupNorm, Linear
+from vxlpro_jax.models.part_configs import DtsConfig
 from vxlpro_jax.parallel import axes
 from vxlpro_jax.parallel.axes import Rules, constrain
-
-Compression = Literal["none", "x2", "x4", "x8"]
-
-
-@dataclass(frozen=True)
-class DtsConfig:
-    """Sizes and the two switches in which the released code departs from the paper.
-
-    frames_per_group: frames that become one; a power of two, one stage per halving. One frame: no stage, and the DTS
-        hands tokens on as they are (with_compression).
-    grid_size: side of the token grid that enters; the tower's grid is resized to it.
-    num_norm_groups, norm_eps: of every GroupNorm. max_relative_offset: clip of the temporal offsets.
-    frame_packing: "paper": the time axis runs over the group's frames. "released": memory is reinterpreted, so that
-        "time" runs over neighbouring channels of one frame and the frames lie in blocks of channels (SPEC 12, quirk 1).
-    relative_term: "textbook": the query's own position looks up the relative key. "released": transposed (quirk 15).
-    """
-
-    dim: int
-    frames_per_group: int
-    grid_size: int
-    num_norm_groups: int
-    norm_eps: float
-    max_relative_offset: int
-    frame_packing: Literal["released", "paper"]
-    relative_term: Literal["released", "textbook"]
-
-    @property
-    def num_stages(self) -> int:
-        return self.frames_per_group.bit_length() - 1
-
-
-def with_compression(config: DtsConfig, compression: str) -> DtsConfig:
-    """The same DTS with 0 ("none") to 3 ("x8") stages (Compression): 1, 2, 4 or 8 frames become one.
-
-    With a grid of 24 that is 576, 288, 144 and 72 tokens per frame before pooling. Differs: the paper's tables 4 and 5
-    name 576, 256, 144 and 72; 256 fits no whole number of stages. Raises ValueError for another name.
-    """
-    names = get_args(Compression)
-    if compression not in names:
-        raise ValueError(f"compression {compression!r}: one of {names} is accepted")
-    return replace(config, frames_per_group=1 << names.index(compression))
 
 
 def pack_frames(features: Float[Array, "T h w E"], config: DtsConfig) -> Float[Array, "G t h w E"]:

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from vxlpro_jax.models.dts import DtsConfig
-from vxlpro_jax.models.projector import ProjectorConfig
-from vxlpro_jax.models.qwen2 import Qwen2Config
-from vxlpro_jax.models.selector import SelectorConfig
-from vxlpro_jax.models.siglip import SiglipConfig
+from vxlpro_jax.models.part_configs import (
+    DtsConfig,
+    ProjectorConfig,
+    Qwen2Config,
+    SelectorConfig,
+    SiglipConfig,
+)
 from vxlpro_jax.types import StampConfig
 
 

@@ -3,23 +3,12 @@
 Source: SPEC 8. The projector runs before the pooling (quirk 17).
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from vxlpro_jax.models.layers import Linear, gelu_erf
+from vxlpro_jax.models.part_configs import ProjectorConfig
 from vxlpro_jax.parallel import axes
-
-
-@dataclass(frozen=True)
-class ProjectorConfig:
-    """dim: the LLM's width. pool_stride, pool_mode: how a square of tokens becomes one."""
-
-    dim: int
-    pool_stride: int
-    pool_mode: Literal["average", "max"]
 
 
 class Projector(nn.Module):

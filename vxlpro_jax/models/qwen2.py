@@ -3,7 +3,6 @@
 Source: SPEC 9.8.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -14,25 +13,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vxlpro_jax.models.attention import attend, causal_mask
 from vxlpro_jax.models.layers import Embedding, Linear, RMSNorm
+from vxlpro_jax.models.part_configs import Qwen2Config
 from vxlpro_jax.models.rope import rotate_heads
 from vxlpro_jax.parallel import axes
 from vxlpro_jax.parallel.axes import Rules, constrain
-
-
-@dataclass(frozen=True)
-class Qwen2Config:
-    """Sizes of the decoder. vocab_size counts the rows of the (padded) embedding table."""
-
-    vocab_size: int
-    dim: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    mlp_dim: int
-    rope_base: float
-    norm_eps: float
-    tie_embeddings: bool
 
 
 class KVCache(NamedTuple):

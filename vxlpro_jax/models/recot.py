@@ -15,16 +15,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from vxlpro_jax.models.dts import (
-    Compression,
-    DtsConfig,
-    DynamicTokenSynthesizer,
-    SpatialBlock,
-    TemporalBlock,
-    pack_frames,
-    with_compression,
-)
+from vxlpro_jax.models.dts import DynamicTokenSynthesizer, SpatialBlock, TemporalBlock, pack_frames
 from vxlpro_jax.models.layers import Linear
+from vxlpro_jax.models.part_configs import Compression, DtsConfig, with_compression
 from vxlpro_jax.models.sgm import Masking, SemanticMasker, SgmConfig
 from vxlpro_jax.parallel import axes
 from vxlpro_jax.parallel.axes import Rules, constrain

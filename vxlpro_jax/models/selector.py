@@ -5,46 +5,15 @@ Differs: equal raw scores give zeros where the reference gives NaN (quirk 14); s
 group (quirk 11).
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vxlpro_jax.models.layers import Linear, gelu_erf
+from vxlpro_jax.models.part_configs import SelectorConfig
 from vxlpro_jax.parallel import axes
 from vxlpro_jax.types import Selection
-
-
-@dataclass(frozen=True)
-class SelectorConfig:
-    """Switches of the selector; each says what the released code and the paper do.
-
-    num_heads: of the window attention.
-    selection: "keep_rate": the released way, a share of each video's tokens stays, rounded down to a multiple of
-        keep_multiple, and every stamp stays (the released code draws the share at random, quirk 2; here it is given).
-        "budget": the paper's reading, everything stays while it fits the context, else the best tokens that fit; a
-        group without tokens loses its stamp.
-    selector_query: which tokens form the query. "padded_row": the whole padded row, as released (quirk 13). "row": the
-        row without its padding. "question": the user's question alone.
-    query_encoder: "embeddings": token embeddings, as released. "llm": the LLM's hidden states over the text, as the
-        paper says.
-    score_use: how a token's score enters it. "add": to all its channels, as released (quirk 4). "none": not, as the
-        paper reads. "gate": v * score + score, ours for training, where the loss then tells the sign of a score
-        (docs/selector.md).
-    rotation_base: base of the extra rotation of the video's rows (quirk 5, released: 1e6); None: no such rotation, as
-        in the paper.
-    """
-
-    num_heads: int
-    keep_multiple: int
-    selection: Literal["keep_rate", "budget"]
-    selector_query: Literal["padded_row", "row", "question"]
-    query_encoder: Literal["embeddings", "llm"]
-    score_use: Literal["add", "gate", "none"]
-    rotation_base: float | None
 
 
 class WindowAttention(nn.Module):

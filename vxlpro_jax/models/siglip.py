@@ -4,8 +4,6 @@ Source: SPEC 3 and 4. The features are the residual stream before post_layernorm
 checkpoints round-trip.
 """
 
-from dataclasses import dataclass
-
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -13,26 +11,9 @@ from jaxtyping import Array, Float
 
 from vxlpro_jax.models.attention import attend
 from vxlpro_jax.models.layers import DEFAULT_INIT, Embedding, LayerNorm, Linear, gelu_tanh
+from vxlpro_jax.models.part_configs import SiglipConfig
 from vxlpro_jax.parallel import axes
 from vxlpro_jax.parallel.axes import Rules, constrain
-
-
-@dataclass(frozen=True)
-class SiglipConfig:
-    """Sizes of the tower. num_layers counts the layers that run (the stock model has one more)."""
-
-    image_size: int
-    patch_size: int
-    dim: int
-    num_layers: int
-    num_heads: int
-    mlp_dim: int
-    norm_eps: float
-
-    @property
-    def grid_size(self) -> int:
-        """Patches along a side; pixels left over at the right and bottom are not used."""
-        return self.image_size // self.patch_size
 
 
 class SelfAttention(nn.Module):

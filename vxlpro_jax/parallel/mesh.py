@@ -8,6 +8,8 @@ import resource
 import jax
 from jax.sharding import AxisType, Mesh
 
+from vxlpro_jax.parallel.devices import device_of_kind
+
 
 def make_mesh(shape: dict[str, int]) -> Mesh:
     """A mesh of the first devices with these axes, for example {"data": 4, "tensor": 2}.
@@ -28,17 +30,10 @@ def make_mesh(shape: dict[str, int]) -> Mesh:
     )
 
 
-# Dense bfloat16 operations per second of one device, by what its name contains; from the vendors' data sheets.
-PEAK_FLOPS = (
-    *(("h200", 989e12), ("h100", 989e12), ("a100", 312e12), ("a800", 312e12)),
-    *(("v6", 918e12), ("v5p", 459e12), ("v5 lite", 197e12), ("v5e", 197e12), ("v5", 459e12), ("v4", 275e12)),
-)
-
-
 def peak_flops(num_devices: int) -> float:
-    """Peak operations per second of so many of these devices together; 0 where the device is not in PEAK_FLOPS."""
-    name = jax.devices()[0].device_kind.lower()
-    return num_devices * next((peak for part, peak in PEAK_FLOPS if part in name), 0.0)
+    """Peak operations per second of so many of these devices together; 0 where the device is not known."""
+    device = device_of_kind(jax.devices()[0].device_kind)
+    return num_devices * device.peak_flops if device else 0.0
 
 
 def device_memory() -> float | None:

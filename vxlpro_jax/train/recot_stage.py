@@ -14,10 +14,10 @@ import numpy as np
 from vxlpro_jax.data.clip_shards import ClipShards
 from vxlpro_jax.data.image_transforms import to_pixels
 from vxlpro_jax.data.pipeline import DataConfig
-from vxlpro_jax.models.dts import DtsConfig
+from vxlpro_jax.models.part_configs import DtsConfig, SiglipConfig
 from vxlpro_jax.models.recot import ReCoTConfig, ReCoTModel, ReCoTOutput
 from vxlpro_jax.models.sgm import num_masked
-from vxlpro_jax.models.siglip import SiglipConfig, SiglipTower, resize_grid
+from vxlpro_jax.models.siglip import SiglipTower, resize_grid
 from vxlpro_jax.train.loop import LoopConfig
 from vxlpro_jax.train.losses import LossTerms, Tally, Term
 from vxlpro_jax.train.optimizers import OptimizerConfig

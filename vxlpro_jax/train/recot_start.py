@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vxlpro_jax.models.dts import DtsConfig, pack_frames
+from vxlpro_jax.models.dts import pack_frames
+from vxlpro_jax.models.part_configs import DtsConfig
 from vxlpro_jax.train.state import Params
 
 

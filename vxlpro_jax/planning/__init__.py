@@ -1,0 +1,1 @@
+"""How much memory and time a video takes on which device, before anything runs. No jax."""
