@@ -247,7 +247,8 @@ def _index(arguments: argparse.Namespace) -> int:
 
 def _say_where_it_stopped(output: Path, goes_on: bool) -> None:
     what = f"{output} is unfinished, and the same command goes on with it" if goes_on else "nothing was kept"
-    print(f"vxlpro index: stopped; {what}", file=sys.stderr)
+    after_key = "\n" if sys.stderr.isatty() else ""  # the terminal shows ^C
+    print(f"{after_key}vxlpro index: stopped; {what}", file=sys.stderr)
 
 
 def _index_all(model: Any, jobs: Sequence[Any], arguments: argparse.Namespace) -> int:
