@@ -6,6 +6,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PARITY_VENV := .venv-parity
 PARITY_READY := $(PARITY_VENV)/.ready
+AOT_VENV := .venv-aot
+AOT_READY := $(AOT_VENV)/.ready
 WHEEL_VENV := .venv-wheel
 # The quick tests compile without most optimisations (tests/conftest.py); the others as users do.
 OPTIMISED := JAX_DISABLE_MOST_OPTIMIZATIONS=0
@@ -16,7 +18,7 @@ WHEEL_VIDEO ?= vxlpro_jax/assets/demo.mp4
 WHEEL_QUESTION ?= Which digit is on the card?
 WHEEL_ANSWER ?= 5
 
-.PHONY: help venv demo test slow optimised parity lint bench tiny wheel-test clean
+.PHONY: help venv demo test slow optimised parity aot lint bench tiny wheel-test clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -38,6 +40,9 @@ optimised: $(READY) ## compare with the golden numbers and on a mesh as users co
 
 parity: $(PARITY_READY) ## compare with transformers' own models, in an environment with torch
 	$(OPTIMISED) $(PARITY_VENV)/bin/python -m pytest -q -rs -m "slow or not slow" tests/parity $(ARGS)
+
+aot: $(AOT_READY) ## compile for accelerators, without one, and check what long contexts need there (2 GB of compilers)
+	$(AOT_VENV)/bin/python -m bench.aot_memory $(ARGS)
 
 lint: $(READY) ## ruff, format check and type check
 	$(PY) -m ruff check .
@@ -75,6 +80,12 @@ $(PARITY_READY): requirements-parity.txt requirements.txt pyproject.toml
 	$(call make_venv,$(PARITY_VENV))
 	$(PARITY_VENV)/bin/python $(PIP_INSTALL) -r requirements-parity.txt
 	$(PARITY_VENV)/bin/python $(PIP_INSTALL) --no-deps --editable .
+	@touch $@
+
+$(AOT_READY): requirements-aot.txt requirements.txt pyproject.toml
+	$(call make_venv,$(AOT_VENV))
+	$(AOT_VENV)/bin/python $(PIP_INSTALL) -r requirements-aot.txt
+	$(AOT_VENV)/bin/python $(PIP_INSTALL) --no-deps --editable .
 	@touch $@
 
 define make_venv

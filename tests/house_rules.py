@@ -18,7 +18,7 @@ MADE_FOLDERS = {"build", "dist", "runs", "__pycache__"}
 # Ground floor first: a room may know the rooms of the floors below its own, and of its own floor only itself.
 FLOORS = (
     {"types", "vocabulary", "parallel"},
-    {"models", "data", "checkpoint"},
+    {"models", "data", "checkpoint", "program_cache"},
     {"train", "infer", "convert"},
     {"loading", "eval", "config", "planning"},
     {"cli", "__init__"},
@@ -65,8 +65,9 @@ WORLDLY_ROOMS = (
     "vxlpro_jax/convert/sources.py",  # folders and hub ids
     "vxlpro_jax/convert/jax_to_torch.py",  # config.json beside the shards
     "vxlpro_jax/parallel/mesh.py",  # the device list is asked there and nowhere else
-    *("vxlpro_jax/infer/answer.py", "vxlpro_jax/infer/encode.py"),  # an answer tells where its seconds went
+    *("vxlpro_jax/infer/replies.py", "vxlpro_jax/infer/encode.py"),  # an answer tells where its seconds went
     "vxlpro_jax/infer/frame_batches.py",  # and an index too
+    "vxlpro_jax/program_cache.py",  # a folder of the user's, and the switch that turns it off
     "vxlpro_jax/loading.py",  # finds out what kind of folder it was given
     "vxlpro_jax/eval/prediction_log.py",  # answers, and the files made for a run
 )

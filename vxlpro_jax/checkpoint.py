@@ -14,12 +14,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
-from orbax.checkpoint import checkpoint_managers
 
 PARAMS_FOLDER = "params"
 _ALIGNMENT = 64  # bytes; numpy arrays at such addresses become jax arrays without a copy on CPU
+
+
+def _orbax() -> Any:
+    """Orbax, imported where it is used: those who read other folders start without it."""
+    import orbax.checkpoint
+
+    return orbax.checkpoint
 
 
 class CheckpointError(ValueError):
@@ -39,6 +44,7 @@ def save_params(folder: Path, params: Mapping[str, Any]) -> None:
     """
     arrays = jax.tree.map(jax.device_put, dict(params))
     # Compression, chunks and smaller data files would each buffer copies; trained weights hardly compress anyway.
+    ocp = _orbax()
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
         checkpointer.save((folder / PARAMS_FOLDER).absolute(), args=ocp.args.PyTreeSave(arrays))
 
@@ -53,6 +59,7 @@ def stored_params(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
         raise CheckpointError(
             f"{folder}: no {PARAMS_FOLDER}/_METADATA; a folder that vxlpro wrote with --to orbax is needed."
         )
+    ocp = _orbax()
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             metadata = checkpointer.metadata((folder / PARAMS_FOLDER).absolute()).item_metadata
@@ -78,6 +85,7 @@ def read_some(
     Raises:
         CheckpointError: a file is missing or damaged.
     """
+    ocp = _orbax()
     how = {
         path: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)
         if leaf.sharding is None
@@ -175,8 +183,8 @@ def check_names(
 
 
 @dataclass
-class _BestSteps(checkpoint_managers.PreservationPolicy):
-    """Orbax's BestN knows nothing of steps that were saved before the run was started again."""
+class _BestSteps:
+    """A PreservationPolicy. Orbax's BestN knows nothing of steps that were saved before the run was started again."""
 
     number: int
     quality_of: Callable[[int], float | None]
@@ -210,10 +218,11 @@ class RunCheckpoints:
         keep_best: int,
         quality_of: Callable[[int], float | None] = lambda step: None,
     ):
-        policies = [checkpoint_managers.LatestN(keep_last), _BestSteps(keep_best, quality_of)]
+        ocp = _orbax()
+        policies = [ocp.checkpoint_managers.LatestN(keep_last), _BestSteps(keep_best, quality_of)]
         self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
             # Saving whenever asked: Orbax's own idea of when is not ours.
             should_save_fn=lambda step, latest: True,
             cleanup_tmp_directories=True,
@@ -238,6 +247,7 @@ class RunCheckpoints:
         """
         if jax.default_backend() == "cpu":
             state = jax.tree.map(jnp.copy, state)
+        ocp = _orbax()
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(dict(record)))
         with self._telling("write"):
             self._manager.save(step, args=items)
@@ -258,6 +268,7 @@ class RunCheckpoints:
                 flatten_dict(dict(abstract), sep="/"),
                 "Was this run started with another model, stage or optimizer? Use another workdir, or remove this one.",
             )
+            ocp = _orbax()
             args = ocp.args.Composite(state=ocp.args.StandardRestore(dict(abstract)), record=ocp.args.JsonRestore())
             found = self._manager.restore(step, args=args)
         return found.state, found.record

@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--seed", type=int, default=0)
     ask.add_argument("--keep-rate", type=float, help="keep this share of the visual tokens, by the released rule")
     ask.add_argument("--budget", type=int, help="keep at most so many rows of video, stamps counted")
+    ask.add_argument(
+        "--context-len", type=int, metavar="ROWS", help="rows that the language model may read (default: as trained)"
+    )
     ask.add_argument("--subtitles", metavar="FILE.srt")
     ask.add_argument("--json", action="store_true", help="print one JSON object per answer")
     ask.set_defaults(run=_ask)
@@ -108,7 +111,7 @@ def _add_encoding(command: argparse.ArgumentParser) -> None:
 def _load(arguments: argparse.Namespace) -> Any:
     from vxlpro_jax.loading import load  # late: parsing and --help need no jax
 
-    return load(arguments.model, arguments.dtype)
+    return load(arguments.model, arguments.dtype, context_len=getattr(arguments, "context_len", None))
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -14,13 +14,17 @@ from vxlpro_jax.convert import load_params, resolve_source
 from vxlpro_jax.data.tokenizer import load_tokenizer
 from vxlpro_jax.infer.answer import VideoXLPro
 from vxlpro_jax.models.presets import with_switches
+from vxlpro_jax.program_cache import keep_programs
 
 EMBEDDED = Path(__file__).parent / "assets" / "tiny"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load(
-    source: str | Path | None = None, dtype: str | None = None, switches: Mapping[str, Any] | None = None
+    source: str | Path | None = None,
+    dtype: str | None = None,
+    switches: Mapping[str, Any] | None = None,
+    context_len: int | None = None,
 ) -> VideoXLPro:
     """A model ready to index and ask.
 
@@ -29,7 +33,10 @@ def load(
     bfloat16 elsewhere. switches: fields of the checkpoint's config to change, by path; the reference's own selection,
     for example, is {"selector.selector_query": "padded_row"} with ask(keep_rate=...). Raises ValueError (a
     ConversionError names keys and files) for what cannot be loaded.
+
+    Programs that are compiled from here on are kept for the next process (program_cache.py).
     """
+    keep_programs()
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if dtype not in DTYPES:
@@ -41,4 +48,4 @@ def load(
         tokenizer = load_tokenizer(folder)
     except FileNotFoundError as error:
         raise ValueError(f"{folder} holds no tokenizer ({error}): copy tokenizer.json of the model there") from error
-    return VideoXLPro(config, jax.device_put(params), tokenizer, jnp.dtype(dtype))
+    return VideoXLPro(config, jax.device_put(params), tokenizer, jnp.dtype(dtype), context_len)

@@ -56,6 +56,21 @@ class RowBatch(NamedTuple):
     labels: Array
 
 
+class RowPlan(NamedTuple):
+    """What each row that the LLM reads is made of, in numbers alone: long prompts are built from it piece by piece.
+
+    ids int32 [B, L]: the token of text and stamps. visual int32 [B, L]: the visual token, counted over all groups; -1
+    elsewhere. place int32 [B, L]: the row's number within its video, 0 for text, which rotation by 0 leaves as it is.
+    score float32 [B, L]: of the visual token, 0 elsewhere. valid bool [B, L], True = real, always a prefix.
+    """
+
+    ids: Array
+    visual: Array
+    place: Array
+    score: Array
+    valid: Array
+
+
 class Selection(NamedTuple):
     """How many tokens the query-aware selector keeps (SelectorConfig.selection says which field is obeyed).
 

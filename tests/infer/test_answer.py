@@ -13,7 +13,7 @@ from PIL import Image
 from tests.infer.askable import CONFIG, WORDS, askable, frames, random_index, tokenizer
 from tests.small_model import small_params
 from vxlpro_jax.data.conversation import question_prompt
-from vxlpro_jax.infer import answer as answer_room
+from vxlpro_jax.infer import replies
 from vxlpro_jax.infer.answer import Answer, VideoXLPro
 from vxlpro_jax.infer.generate import prefill
 from vxlpro_jax.types import VIDEO_MARK
@@ -127,7 +127,7 @@ def test_characters_are_never_cut_while_streaming(monkeypatch, cut):
     data = written.encode()
     ids = [alphabet[of_byte[data[i : i + 1]]] for i in range(len(data) - cut)]
     steps = [np.array([number], np.int32) for number in ids]
-    monkeypatch.setattr(answer_room, "decode", lambda *_: iter(steps))
+    monkeypatch.setattr(replies, "decode", lambda *_: iter(steps))
     pieces: list[str] = []
     answer = askable().ask(random_index(6), WORDS, max_new_tokens=5, on_text=lambda _, text: pieces.append(text))
     assert "".join(pieces) == answer.text
@@ -237,6 +237,19 @@ def test_what_does_not_fit_is_chosen_by_the_selector(model):
         everything = roomy.ask(index, question, max_new_tokens=4)
         assert everything.num_kept == 40 * TOKENS
         same_evidence(answer, everything)
+
+
+def test_a_longer_context_keeps_more_and_turns_positions_less(model):
+    index = random_index(40)
+    with pytest.warns(UserWarning, match="context_len=384: the language model was trained on 192 rows"):
+        longer = VideoXLPro(CONFIG, model.params, Spelled(), context_len=384)
+    assert longer.fingerprint == model.fingerprint
+    answer = longer.ask(index, WORDS, max_new_tokens=5)
+    assert answer.num_kept == answer.num_visual > model.ask(index, WORDS, max_new_tokens=5).num_kept
+    roomy = VideoXLPro(replace(CONFIG, max_context_len=384), model.params, Spelled())  # trained there, it says
+    assert roomy.ask(index, WORDS, max_new_tokens=5).text != answer.text
+    with pytest.raises(ValueError, match="no room for video"):
+        VideoXLPro(CONFIG, model.params, Spelled(), context_len=40).ask(index, WORDS, max_new_tokens=5)
 
 
 def test_keep_rate_follows_the_released_rule(model):

@@ -10,9 +10,9 @@ from tests.golden_support import GoldenFile
 from tests.infer.askable import CONFIG, askable
 from vxlpro_jax.data.batching import build_rows, row_shapes
 from vxlpro_jax.data.conversation import Prompt
-from vxlpro_jax.infer.generate import Prefilled, decode, encode_frames, prefill
+from vxlpro_jax.infer.generate import decode, encode_frames, prefill
 from vxlpro_jax.infer.kv_cache import allocate
-from vxlpro_jax.infer.token_sampler import Sampling
+from vxlpro_jax.infer.token_sampler import Sampling, next_token
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.types import IGNORE_LABEL
 
@@ -44,26 +44,51 @@ def test_released_model_from_pixels_to_greedy_ids(golden_dir):
     assert error <= golden.tolerance("greedy.logits")
     assert prefilled.num_kept.tolist() == [len(golden["a.keep"])]
     assert prefilled.num_rows.tolist() == [len(golden["a.inputs_embeds"][0])]
-    chosen = [step.tolist() for step in decode(model, full.params, prefilled, len(expected), (), GREEDY, 0)]
+    chosen = [step.tolist() for step in decode(model, full.params, *prefilled[:2], len(expected), (), GREEDY, 0)]
     assert chosen == [[token] for token in expected.tolist()]
 
 
-def _prefilled(rows: int = 2) -> Prefilled:
-    """Two rows that were told nothing but have a first token to choose."""
+def _prefilled(rows: int = 2):
+    """(logits, cache) of two rows that were told nothing but have a first token to choose."""
     model = askable()
     cache = allocate(CONFIG.llm, rows, 32, jnp.float32)
     logits = jnp.asarray(np.random.default_rng(0).standard_normal((rows, CONFIG.llm.vocab_size)), jnp.float32)
-    start = jnp.zeros(rows, jnp.int32)
-    _, cache = jax.jit(
-        lambda ids, cache: model.model.apply({"params": model.params}, ids, cache, method=VideoXLProModel.decode_step)
-    )(start, cache)
-    return Prefilled(logits, cache, jnp.zeros(()), start, start)
+    return logits, STEP(model.params, jnp.zeros(rows, jnp.int32), cache)[1]
 
 
-def _decoded(max_new_tokens: int, stop_ids=(), sampling=GREEDY, seed: int = 0, rows: int = 2) -> np.ndarray:
+STEP = jax.jit(
+    lambda params, ids, cache: askable().model.apply({"params": params}, ids, cache, method=VideoXLProModel.decode_step)
+)
+
+
+def _decoded(max_new_tokens: int, stop_ids=(), sampling=GREEDY, seed: int = 0, stride: int = 4) -> np.ndarray:
     model = askable()
-    steps = list(decode(model.model, model.params, _prefilled(rows), max_new_tokens, stop_ids, sampling, seed))
-    return np.stack(steps, axis=1) if steps else np.zeros((rows, 0), int)
+    steps = list(decode(model.model, model.params, *_prefilled(), max_new_tokens, stop_ids, sampling, seed, stride))
+    return np.stack(steps, axis=1) if steps else np.zeros((2, 0), int)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=5.0)])
+def test_the_loop_on_the_device_makes_the_tokens_of_single_steps(sampling):
+    """Whatever the stride; and the cache that it leaves is that of single steps."""
+    logits, cache = _prefilled()
+    params, key, expected = askable().params, jax.random.key(7), []
+    for step in range(9):
+        ids = next_token(logits, jax.random.fold_in(key, step), sampling)
+        expected.append(np.asarray(ids))
+        if step < 8:
+            logits, cache = STEP(params, ids, cache)
+    for stride in (1, 3, 32):
+        steps = decode(askable().model, params, *_prefilled(), 9, (), sampling, 7, stride)
+        seen = []
+        try:
+            while True:
+                seen.append(next(steps))
+        except StopIteration as end:
+            left = end.value
+        np.testing.assert_array_equal(seen, expected)
+        assert int(left.next_slot) == int(cache.next_slot) == 9
+        np.testing.assert_array_equal(left.valid, cache.valid)
+        np.testing.assert_allclose(left.keys, cache.keys, atol=1e-5)
 
 
 def test_rows_end_each_at_its_own_stop_token():
@@ -92,8 +117,19 @@ def test_sampling_is_decided_by_the_seed():
 
 
 def test_logits_that_are_not_finite_are_refused():
-    broken = _prefilled()
-    broken = broken._replace(logits=broken.logits.at[1, 3].set(jnp.nan))
+    logits, cache = _prefilled()
     model = askable()
     with pytest.raises(FloatingPointError, match="not finite at step 0 .float32."):
-        list(decode(model.model, model.params, broken, 4, (), GREEDY, 0))
+        list(decode(model.model, model.params, logits.at[1, 3].set(jnp.nan), cache, 4, (), GREEDY, 0))
+
+
+def test_logits_that_stop_being_finite_end_the_answer_there():
+    """A damaged embedding: what was chosen before the token is read still comes."""
+    model, healthy = askable(), _decoded(3)
+    params = jax.tree.map(lambda leaf: leaf, model.params)
+    table = params["llm"]["embed_tokens"]["embedding"]
+    params["llm"]["embed_tokens"]["embedding"] = jnp.asarray(table).at[healthy[0, 1]].set(jnp.nan)
+    steps = decode(model.model, params, *_prefilled(), 4, (), GREEDY, 0)
+    assert [next(steps).tolist(), next(steps).tolist()] == healthy[:, :2].T.tolist()
+    with pytest.raises(FloatingPointError, match="at step 2"):
+        next(steps)

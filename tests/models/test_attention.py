@@ -1,10 +1,12 @@
-"""Attention against a loop over heads in numpy."""
+"""Attention against a loop over heads in numpy; which form reads which rows."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from vxlpro_jax.models.attention import attend, causal_mask
+from vxlpro_jax.models import attention
+from vxlpro_jax.models.attention import attend, attend_stored
 
 ATTEND = jax.jit(attend)
 RNG = np.random.default_rng(0)
@@ -26,14 +28,18 @@ def test_each_key_head_serves_neighbouring_query_heads():
     np.testing.assert_allclose(ATTEND(Q, K, V), reference(np.ones((2, 3, 4), bool)), atol=1e-5)
 
 
-def test_mask_true_means_seen():
-    mask = RNG.random((2, 3, 4)) < 0.5
-    mask[..., 0] = True
-    np.testing.assert_allclose(ATTEND(Q, K, V, mask), reference(mask), atol=1e-5)
+def test_a_query_sees_valid_keys_in_its_own_and_earlier_slots():
+    valid = jnp.array([[True, True, False, True], [True, False, True, True]])
+    mask = np.zeros((2, 3, 4), bool)
+    for row, query, key in np.ndindex(mask.shape):
+        mask[row, query, key] = valid[row, key] and key <= 1 + query
+    np.testing.assert_allclose(ATTEND(Q, K, V, valid, 1), reference(mask), atol=1e-5)
+    everywhere = np.broadcast_to(np.asarray(valid)[:, None], mask.shape)
+    np.testing.assert_allclose(ATTEND(Q, K, V, valid), reference(everywhere), atol=1e-5)
 
 
 def test_a_query_that_sees_nothing_stays_finite():
-    assert np.isfinite(ATTEND(Q, K, V, np.zeros((2, 3, 4), bool))).all()
+    assert np.isfinite(ATTEND(Q, K, V, jnp.zeros((2, 4), bool))).all()
 
 
 def test_softmax_is_float32_under_half_precision():
@@ -44,9 +50,17 @@ def test_softmax_is_float32_under_half_precision():
     np.testing.assert_allclose(np.asarray(out, np.float32), 1, atol=2**-7)
 
 
-def test_causal_mask_counts_slots():
-    valid = np.array([[True, True, False, True, True], [True, False, True, True, False]])
-    mask = np.asarray(jax.jit(causal_mask, static_argnums=2)(valid, jnp.int32(2), 2))
-    assert mask.shape == (2, 2, 5)
-    for row, query, key in np.ndindex(mask.shape):
-        assert mask[row, query, key] == (valid[row, key] and key <= 2 + query)
+@pytest.mark.parametrize(
+    "num_queries, plain_len, lone_plain_len, in_blocks",
+    [(3, 3, 9, True), (3, 4, 2, False), (1, 3, 4, False), (1, 4, 3, True)],
+)
+def test_a_layer_of_a_cache_is_read_like_loose_keys(monkeypatch, num_queries, plain_len, lone_plain_len, in_blocks):
+    """On both sides of the lengths beyond which keys are read in blocks: several queries, and one alone."""
+    monkeypatch.setattr(attention, "PLAIN_LEN", plain_len)
+    monkeypatch.setattr(attention, "LONE_PLAIN_LEN", lone_plain_len)
+    valid = jnp.array([[True, True, True, False], [True, False, True, True]])
+    keys, values = (jnp.stack([jnp.full_like(x, 9), x, jnp.full_like(x, 7)]) for x in (K, V))
+    asked = (jnp.asarray(Q[:, :num_queries]), keys, values, jnp.int32(1), valid, jnp.int32(1))
+    mask = np.asarray(valid)[:, None] & (np.arange(4) <= 1 + np.arange(3)[:, None])
+    np.testing.assert_allclose(attend_stored(*asked), reference(mask)[:, :num_queries], atol=1e-5)
+    assert ("while" in str(jax.make_jaxpr(lambda *x: attend_stored(*x))(*asked))) == in_blocks

@@ -13,6 +13,7 @@ from vxlpro_jax.models.presets import (
     VIDEO_XL_PRO_3B,
     config_from_dict,
     config_to_dict,
+    stretched,
     with_switches,
 )
 from vxlpro_jax.models.video_xl_pro import abstract_params
@@ -131,3 +132,15 @@ def test_switches_are_named_by_path():
 def test_sizes_that_contradict_each_other(switches):
     with pytest.raises(ValueError, match="must be equal|multiple|power of two"):
         with_switches(TINY, switches)
+
+
+def test_longer_contexts_are_stretched_with_a_warning_and_shorter_ones_are_not():
+    assert stretched(VIDEO_XL_PRO_3B, None) == (VIDEO_XL_PRO_3B, None)
+    shorter, stretch = stretched(VIDEO_XL_PRO_3B, 8192)
+    assert (shorter.max_context_len, stretch) == (8192, None)
+    with pytest.warns(UserWarning, match="context_len=131072.*trained on 32768 rows.*stretched by 4 .YaRN."):
+        longer, stretch = stretched(VIDEO_XL_PRO_3B, 131072)
+    assert longer.max_context_len == 131072
+    assert stretch is not None and (stretch.factor, stretch.trained_len) == (4.0, 32768)
+    with pytest.raises(ValueError, match="context_len=0: 1 or more"):
+        stretched(VIDEO_XL_PRO_3B, 0)

@@ -7,11 +7,19 @@ import pytest
 from tests.small_model import SMALL, keep_all, make_batch, make_row
 from vxlpro_jax.data.batching import RowShapes
 from vxlpro_jax.models.rope import rotate_rows
-from vxlpro_jax.models.splice import mark_video_rows, merge_rows, video_positions
+from vxlpro_jax.models.splice import (
+    mark_planned_rows,
+    mark_video_rows,
+    merge_rows,
+    plan_rows,
+    video_positions,
+)
 from vxlpro_jax.types import IGNORE_LABEL
 
 MERGE = jax.jit(merge_rows, static_argnames="length")
 MARK = jax.jit(mark_video_rows, static_argnames=("rotation_base", "score_use"))
+PLAN = jax.jit(plan_rows, static_argnames="length")
+MARK_PLANNED = jax.jit(mark_planned_rows, static_argnames=("rotation_base", "score_use"))
 POSITIONS = jax.jit(video_positions, static_argnames="num_tokens")
 ROTATE = jax.jit(rotate_rows, static_argnames="base")
 TOKENS = SMALL.tokens_per_group
@@ -113,3 +121,27 @@ def test_source_names_where_each_row_came_from():
         source = np.asarray(merged.source[index, :used])
         assert np.array_equal(source, batch.row_source[index][:used])
         np.testing.assert_array_equal(merged.embeds[index, :used], everything[index][source])
+
+
+@pytest.mark.parametrize("score_use, base", [("add", 100.0), ("gate", 100.0), ("none", None)])
+def test_rows_made_from_a_plan_are_the_merged_rows(score_use, base):
+    """From any piece of the plan, with nothing but its own tokens and visual tokens."""
+    _, batch = make_batch(ROWS, shapes=SHAPES)
+    _, _, visual, scores = random_parts(batch)
+    rng = np.random.default_rng(5)
+    table = rng.standard_normal((SMALL.llm.vocab_size, 8)).astype(np.float32)
+    keep_visual, keep_stamps = rng.random(scores.shape) < 0.6, batch.stamp_mask & (rng.random((2, 5, 1)) < 0.7)
+    switches = {"rotation_base": base, "score_use": score_use}
+    stamps, marked = MARK(table[batch.stamp_ids], visual, scores, batch, **switches)
+    merged = MERGE(table[batch.text_ids], stamps, marked, keep_visual, keep_stamps, batch, length=40)
+    plan = PLAN(scores, keep_visual, keep_stamps, batch, length=40)
+    np.testing.assert_array_equal(plan.valid, merged.valid)
+    flat = visual.reshape(2, -1, 8)
+    for piece in (slice(0, 16), slice(16, 40)):
+        part = jax.tree.map(lambda field, at=piece: field[:, at], plan)
+        own = np.stack([flat[row][np.maximum(part.visual[row], 0)] for row in range(2)])
+        embeds = np.where(np.asarray(part.visual >= 0)[..., None], own, table[part.ids])
+        made = np.asarray(MARK_PLANNED(embeds, part, **switches))
+        valid = np.asarray(part.valid)
+        np.testing.assert_allclose(made[valid], np.asarray(merged.embeds[:, piece])[valid], atol=1e-5)
+    assert (np.asarray(plan.visual) >= 0).sum() > 10

@@ -9,9 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import CorruptedCacheException, HfHubHTTPError, HFValidationError
-
 from vxlpro_jax.checkpoint import has_params
 from vxlpro_jax.convert.errors import ConversionError
 from vxlpro_jax.convert.safetensors_io import read_json
@@ -29,10 +26,6 @@ TOKENIZER_FILES = (
 )
 _HUB_FILES = ["*.safetensors", "*.json", "merges.txt", "chat_template.jinja"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-# What the HTTP library under the hub client raises when a connection breaks; which library that is changes between
-# versions.
-_HTTP_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 
 Kind = Literal["released", "orbax", "qwen2", "siglip"]
 _KIND_OF_MODEL_TYPE: dict[str, Kind] = {
@@ -56,11 +49,20 @@ def resolve_source(name_or_path: str | Path) -> Path:
         raise ConversionError(f"{path}: a folder with config.json and *.safetensors is needed, this is a file.")
     if not _HUB_ID.fullmatch(str(name_or_path)):
         raise ConversionError(f"{name_or_path}: no such folder, and no hub id of the form owner/name.")
+    return _download(str(name_or_path))
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download  # late: whoever reads a folder starts without the hub's client
+    from huggingface_hub.errors import CorruptedCacheException, HfHubHTTPError, HFValidationError
+
+    # What the HTTP library under the client raises when a connection breaks; which library changes between versions.
+    http_error: type[BaseException] = HfHubHTTPError.__bases__[0]
     try:
-        return Path(snapshot_download(str(name_or_path), allow_patterns=_HUB_FILES))
-    except (OSError, _HTTP_ERROR, HFValidationError, CorruptedCacheException) as error:
+        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+    except (OSError, http_error, HFValidationError, CorruptedCacheException) as error:
         raise ConversionError(
-            f"{name_or_path}: no such folder here, and as a hub id it could not be downloaded ({error})."
+            f"{hub_id}: no such folder here, and as a hub id it could not be downloaded ({error})."
         ) from error
 
 

@@ -73,6 +73,15 @@ def question_prompt(
     return builder.build()
 
 
+def follow_up_ids(question: str, tokenize: Tokenize) -> list[int]:
+    """What follows the tokens of an answer when one asks on: its end marker, and the next question."""
+    builder = _PromptBuilder(tokenize)
+    builder.add(f"{IM_END}\n{IM_START}user\n")
+    builder.add(question.strip())
+    builder.add(f"{IM_END}\n{IM_START}assistant\n")
+    return builder.ids
+
+
 def normalise_turns(turns: Sequence[Turn]) -> list[Turn]:
     """Moves a single video tag of a turn to its front, as the released data code does."""
     moved = []

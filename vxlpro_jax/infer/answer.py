@@ -4,13 +4,12 @@ Source: SPEC 9 and 12 (quirk 11: the prompt).
 """
 
 import math
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,12 +20,14 @@ from vxlpro_jax.data.conversation import Prompt, question_prompt, stamp_ids
 from vxlpro_jax.data.image_folder import is_picture
 from vxlpro_jax.data.subtitles import read_subtitles
 from vxlpro_jax.data.video_decode import open_frames, open_video
+from vxlpro_jax.infer.chat import Chat
 from vxlpro_jax.infer.encode import IndexOptions, Progress, encoder_fingerprint, index_picture, index_video
 from vxlpro_jax.infer.evidence import Span, evidence_spans
-from vxlpro_jax.infer.generate import Prefilled, decode, prefill
+from vxlpro_jax.infer.replies import Generation, Replies, Request, reply
+from vxlpro_jax.infer.spelling import TextCodec
 from vxlpro_jax.infer.token_sampler import Sampling
 from vxlpro_jax.infer.video_index import VideoIndex, describe_source, is_index
-from vxlpro_jax.models.presets import VideoXLProConfig
+from vxlpro_jax.models.presets import VideoXLProConfig, stretched
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.types import Selection, num_kept_by_rate
 from vxlpro_jax.vocabulary import TokenIds
@@ -36,14 +37,6 @@ VideoSource = str | Path | Sequence[str | Path] | np.ndarray
 Videos = VideoIndex | str | Path | Sequence[VideoIndex | str | Path]
 
 
-class TextCodec(Protocol):
-    """What the face needs of a tokenizer."""
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
-
-
 @dataclass(frozen=True)
 class Answer:
     """An answer with its grounds.
@@ -51,7 +44,8 @@ class Answer:
     evidence: the spans that the selector scored best, best first; evidence_by_video: the same, video by video.
     spacings_s: seconds from one frame looked at to the next, of each video. num_tokens: rows that the LLM read;
     num_kept, num_visual: visual tokens kept, and how many there were. timings, of the whole batch that the answer came
-    from: seconds prefill_s, decode_s and per_token_s, and num_steps, the tokens generated of the longest answer.
+    from: seconds prefill_s, decode_s and per_token_s, and num_steps, the steps of decoding: as many as the longest
+    answer has tokens, and the sum over the answers where long prompts are read in turn.
     """
 
     text: str
@@ -64,25 +58,21 @@ class Answer:
     timings: Mapping[str, float]
 
 
-class _Request(NamedTuple):
-    """A batch of questions about the same videos, ready for prefill."""
-
-    indexes: list[VideoIndex]
-    batch: Any
-    visual: Any
-    selection: Selection
-    length: int
-    model: VideoXLProModel
-
-
 class VideoXLPro:
-    """A model with its weights and tokenizer. See load()."""
+    """A model with its weights and tokenizer. See load(), which says what context_len is."""
 
-    def __init__(self, config: VideoXLProConfig, params: Any, tokenizer: TextCodec, dtype: DTypeLike = jnp.float32):
-        self.config = config
+    def __init__(
+        self,
+        config: VideoXLProConfig,
+        params: Any,
+        tokenizer: TextCodec,
+        dtype: DTypeLike = jnp.float32,
+        context_len: int | None = None,
+    ):
+        self.config, stretch = stretched(config, context_len)
         self.params = params
         self.tokenizer = tokenizer
-        self.model = VideoXLProModel(config, dtype=dtype)
+        self.model = VideoXLProModel(self.config, dtype=dtype, stretch=stretch)
         self.token_ids = TokenIds.of(tokenizer.encode)
 
     @cached_property
@@ -175,28 +165,52 @@ class VideoXLPro:
         sampler = Sampling(temperature, top_p, top_k)
         check_request(questions, len(listed), max_new_tokens, seed, keep_rate, budget, subtitles)
         request = self._request(self._indexes(listed), questions, max_new_tokens, keep_rate, budget, subtitles)
-        start = time.perf_counter()
-        cache_len = bucket(request.length + max_new_tokens, 128)
-        parts = (request.visual, request.batch, request.selection)
-        prefilled = prefill(request.model, self.params, *parts, request.length, cache_len)
-        scores, num_rows, num_kept = map(np.asarray, (prefilled.scores, prefilled.num_rows, prefilled.num_kept))
-        prefill_s = time.perf_counter() - start
-        texts, timings = self._generate(request.model, prefilled, max_new_tokens, sampler, seed, on_text)
-        timings = {"prefill_s": prefill_s} | timings
+        generation = Generation(self.token_ids, max_new_tokens, sampler, seed, on_text)
+        answers = self._answers(request, reply(request, self.params, self.tokenizer, generation))
+        return answers[0] if isinstance(question, str) else answers
+
+    def chat(
+        self,
+        videos: Videos,
+        keep_rate: float | None = None,
+        budget: int | None = None,
+        subtitles: str | Path | None = None,
+        reserve: int | None = None,
+    ) -> Chat:
+        """A conversation about the videos: chat.ask(question), as often as wanted; each question knows the turns
+        before, and only what is new is read.
+
+        What is kept of the videos is decided by the first question, as in ask(). reserve: rows of the context that it
+        leaves for later turns (None: an eighth of the context).
+        """
+        listed = [videos] if isinstance(videos, VideoIndex | str | Path) else list(videos)
+        context = self.config.max_context_len
+        reserved = context // 8 if reserve is None else reserve
+        if not 0 <= reserved < context:
+            raise ValueError(f"reserve={reserve}: 0 or more rows are accepted, fewer than the context's {context}")
+        check_request(["?"], len(listed), 1, 0, keep_rate, budget, subtitles)
+        indexes = self._indexes(listed)
+
+        def request(question: str, max_new_tokens: int, seed: int) -> Request:
+            check_request([question], len(indexes), max_new_tokens, seed, keep_rate, budget, subtitles)
+            return self._request(indexes, [question], max_new_tokens + reserved, keep_rate, budget, subtitles)
+
+        return Chat(self.params, self.tokenizer, self.token_ids, context, request, self._answers)
+
+    def _answers(self, request: Request, replies: Replies) -> list[Answer]:
         sizes = [index.tokens.shape[0] * index.tokens.shape[1] for index in request.indexes]
-        answers = [
+        return [
             Answer(
                 text=text,
-                **_evidence(request.indexes, scores[row]),
+                **_evidence(request.indexes, replies.scores[row]),
                 spacings_s=[index.sampling["spacing_s"] for index in request.indexes],
-                num_tokens=int(num_rows[row]),
-                num_kept=int(num_kept[row]),
+                num_tokens=int(replies.num_rows[row]),
+                num_kept=int(replies.num_kept[row]),
                 num_visual=sum(sizes),
-                timings=timings,
+                timings=replies.timings,
             )
-            for row, text in enumerate(texts)
+            for row, text in enumerate(replies.texts)
         ]
-        return answers[0] if isinstance(question, str) else answers
 
     def _indexes(self, videos: Sequence[VideoIndex | str | Path]) -> list[VideoIndex]:
         token_shape = (self.config.tokens_per_group, self.config.projector.dim)
@@ -225,7 +239,7 @@ class VideoXLPro:
         keep_rate: float | None,
         budget: int | None,
         subtitles: str | Path | None,
-    ) -> _Request:
+    ) -> Request:
         """The arrays of one batch, in the static shapes of its bucket."""
         context = ""
         if subtitles is not None:
@@ -240,7 +254,7 @@ class VideoXLPro:
         selection, length, model = self._selection(prompts, indexes, stamps, shapes, max_new_tokens, keep_rate, budget)
         visual = np.concatenate([index.tokens for index in indexes])
         padding = np.zeros((shapes.num_groups - len(visual), *visual.shape[1:]), visual.dtype)
-        return _Request(indexes, batch, np.concatenate([visual, padding]), selection, length, model)
+        return Request(indexes, batch, np.concatenate([visual, padding]), selection, length, model)
 
     def _selection(
         self,
@@ -286,39 +300,6 @@ class VideoXLPro:
         num_keep = np.tile(np.array(counts, np.int32), (len(prompts), 1))
         config = replace(self.config, selector=replace(self.config.selector, selection=how))
         return Selection(num_keep, budgets.astype(np.int32)), length, self.model.clone(config=config)
-
-    def _generate(
-        self,
-        model: VideoXLProModel,
-        prefilled: Prefilled,
-        max_new_tokens: int,
-        sampler: Sampling,
-        seed: int,
-        on_text: Callable[[int, str], None] | None,
-    ) -> tuple[list[str], dict[str, float]]:
-        """The text of each row, shown piece by piece while it grows, and the seconds that it took."""
-        start = time.perf_counter()
-        tokens: list[list[int]] = [[] for _ in range(prefilled.logits.shape[0])]
-        shown = [""] * len(tokens)
-
-        def show(row: int, text: str) -> None:
-            if on_text and len(text) > len(shown[row]):
-                on_text(row, text[len(shown[row]) :])
-                shown[row] = text
-
-        steps = 0
-        for ids in decode(model, self.params, prefilled, max_new_tokens, self.token_ids, sampler, seed):
-            steps += 1
-            for row in np.flatnonzero(ids >= 0).tolist():
-                tokens[row].append(int(ids[row]))
-                if on_text:
-                    # A character cut in the middle, and space that may yet turn out to be at the end, wait.
-                    show(row, self.tokenizer.decode(tokens[row]).rstrip("\ufffd").strip())
-        texts = [self.tokenizer.decode(ids).strip() for ids in tokens]
-        for row, text in enumerate(texts):
-            show(row, text)
-        seconds = time.perf_counter() - start
-        return texts, {"decode_s": seconds, "num_steps": float(steps), "per_token_s": seconds / max(1, steps)}
 
 
 def check_request(

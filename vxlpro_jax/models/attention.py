@@ -1,32 +1,74 @@
-"""Scaled dot-product attention with grouped query heads, in its plain form.
+"""Scaled dot-product attention with grouped query heads: one interface, a plain form and one in blocks of keys.
 
 Source: SPEC 3 and 9.8: softmax in float32, cast back to the working type.
+Differs: long rows are read in blocks (models/block_attention.py), so that scores of all queries with all keys are never
+in memory; equal to the plain form up to rounding.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vxlpro_jax.models.block_attention import LONE_KEY_BLOCK, attend_in_blocks, read_in_blocks
+
+# Up to so many keys the scores are small, and one matrix product is faster than many.
+PLAIN_LEN = 1024
+LONE_PLAIN_LEN = LONE_KEY_BLOCK  # for a single query
+
 
 def attend(
     q_BLNH: Float[Array, "B L N H"],
     k_BSKH: Float[Array, "B S K H"],
     v_BSKH: Float[Array, "B S K H"],
-    mask_BLS: Bool[Array, "B L S"] | None = None,
+    key_valid: Bool[Array, "B S"] | None = None,
+    first_slot: Int[Array, ""] | int | None = None,
 ) -> Float[Array, "B L N H"]:
-    """softmax(q k / sqrt(H)) v; query head n reads key head n // (N / K). mask True = the query sees the key (None:
-    all)."""
+    """softmax(q k / sqrt(H)) v; query head n reads key head n // (N / K).
+
+    key_valid True = the key may be seen (None: all). first_slot: the slot of the first query; a query sees its own and
+    earlier slots (None: all). What a query gets that sees nothing has no meaning, but is finite.
+    """
+    if _is_short(q_BLNH, k_BSKH.shape[1]):
+        return _attend_plainly(q_BLNH, k_BSKH, v_BSKH, key_valid, first_slot)
+    return attend_in_blocks(q_BLNH, k_BSKH, v_BSKH, key_valid, first_slot)
+
+
+def attend_stored(
+    q_BLNH: Float[Array, "B L N H"],
+    keys: Float[Array, "layers B S K H"],
+    values: Float[Array, "layers B S K H"],
+    layer: Int[Array, ""],
+    key_valid: Bool[Array, "B S"],
+    first_slot: Int[Array, ""],
+) -> Float[Array, "B L N H"]:
+    """`attend` to one layer of a cache. In blocks it is read where it lies, without a copy of the layer; not
+    differentiable there."""
+    if _is_short(q_BLNH, keys.shape[2]):
+        k, v = (jax.lax.dynamic_index_in_dim(kept, layer, keepdims=False) for kept in (keys, values))
+        return _attend_plainly(q_BLNH, k.astype(q_BLNH.dtype), v.astype(q_BLNH.dtype), key_valid, first_slot)
+    return read_in_blocks(q_BLNH, keys, values, layer, key_valid, first_slot)
+
+
+def _is_short(q_BLNH: Float[Array, "B L N H"], num_keys: int) -> bool:
+    return num_keys <= (LONE_PLAIN_LEN if q_BLNH.shape[1] == 1 else PLAIN_LEN)
+
+
+def _attend_plainly(q_BLNH, k_BSKH, v_BSKH, key_valid, first_slot):
     batch, length, num_heads, head_dim = q_BLNH.shape
     num_kv_heads = k_BSKH.shape[2]
     q = q_BLNH.reshape(batch, length, num_kv_heads, num_heads // num_kv_heads, head_dim)
     logits = jnp.einsum("BLKRH,BSKH->BKRLS", q, k_BSKH).astype(jnp.float32) * head_dim**-0.5
+    mask_BLS = _seen(key_valid, first_slot, length, k_BSKH.shape[1])
     if mask_BLS is not None:
         logits = jnp.where(mask_BLS[:, None, None], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
     return jnp.einsum("BKRLS,BSKH->BLKRH", weights, v_BSKH).reshape(q_BLNH.shape)
 
 
-def causal_mask(key_valid: Bool[Array, "B S"], first_slot: Int[Array, ""] | int, length: int) -> Bool[Array, "B L S"]:
-    """What queries in slots first_slot ... first_slot + length - 1 see: valid keys in their own and earlier slots."""
-    query_slots = first_slot + jnp.arange(length)
-    return key_valid[:, None, :] & (jnp.arange(key_valid.shape[1])[None, None, :] <= query_slots[None, :, None])
+def _seen(key_valid, first_slot, length: int, num_keys: int):
+    """bool [B or 1, L or 1, S], True = the query sees the key; None where all are seen."""
+    seen = None if key_valid is None else key_valid[:, None, :]
+    if first_slot is None:
+        return seen
+    earlier = jnp.arange(num_keys)[None, None, :] <= first_slot + jnp.arange(length)[None, :, None]
+    return earlier if seen is None else seen & earlier

@@ -119,3 +119,11 @@ class Qwen2Config:
     rope_base: float
     norm_eps: float
     tie_embeddings: bool
+
+
+@dataclass(frozen=True)
+class ContextStretch:
+    """A context `factor` times as long as the trained_len positions that the LLM was trained on (models/rope.py)."""
+
+    factor: float
+    trained_len: int

@@ -7,11 +7,13 @@ import dataclasses
 import difflib
 import operator
 import typing
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vxlpro_jax.models.part_configs import (
+    ContextStretch,
     DtsConfig,
     ProjectorConfig,
     Qwen2Config,
@@ -145,6 +147,28 @@ PRESETS = {"video_xl_pro_3b": VIDEO_XL_PRO_3B, "video_xl_pro_3b_paper": VIDEO_XL
 def config_to_dict(config: Any) -> dict[str, Any]:
     """A frozen config as plain nested dicts, fit for JSON."""
     return dataclasses.asdict(config)
+
+
+def stretched(config: VideoXLProConfig, context_len: int | None) -> tuple[VideoXLProConfig, ContextStretch | None]:
+    """The config with another context, and how rotary positions are stretched for it: None up to the trained length.
+
+    Warns beyond: nobody trained there. Raises ValueError for a length below 1.
+    """
+    trained_len = config.max_context_len
+    if context_len is None:
+        return config, None
+    if context_len < 1:
+        raise ValueError(f"context_len={context_len}: 1 or more rows are accepted")
+    config = replace(config, max_context_len=context_len)
+    if context_len <= trained_len:
+        return config, None
+    stretch = ContextStretch(context_len / trained_len, trained_len)
+    warnings.warn(
+        f"context_len={context_len}: the language model was trained on {trained_len} rows; positions are stretched by "
+        f"{stretch.factor:.3g} (YaRN). Answers may be worse than with what the selector keeps in {trained_len} rows",
+        stacklevel=3,
+    )
+    return config, stretch
 
 
 def with_switches(config: VideoXLProConfig, switches: Mapping[str, Any]) -> VideoXLProConfig:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from vxlpro_jax.models.attention import attend, causal_mask
+from vxlpro_jax.models.attention import attend, attend_stored
 from vxlpro_jax.models.layers import Embedding, Linear, RMSNorm
-from vxlpro_jax.models.part_configs import Qwen2Config
+from vxlpro_jax.models.part_configs import ContextStretch, Qwen2Config
 from vxlpro_jax.models.rope import rotate_heads
 from vxlpro_jax.parallel import axes
 from vxlpro_jax.parallel.axes import Rules, constrain
@@ -34,25 +34,29 @@ class KVCache(NamedTuple):
 
 class SelfAttention(nn.Module):
     config: Qwen2Config
+    stretch: ContextStretch | None
 
     @nn.compact
-    def __call__(self, x, stored, layer, positions, mask, slot):
+    def __call__(self, x, stored, layer, positions, key_valid, slot):
         cfg = self.config
 
         def project(name, heads, axis):
             return Linear(heads * cfg.head_dim, (axes.EMBED, axis), name=name)(x).reshape(*x.shape[:2], heads, -1)
 
-        q = rotate_heads(project("q_proj", cfg.num_heads, axes.HEADS), positions, cfg.rope_base)
-        k = rotate_heads(project("k_proj", cfg.num_kv_heads, axes.KV_HEADS), positions, cfg.rope_base)
+        q = rotate_heads(project("q_proj", cfg.num_heads, axes.HEADS), positions, cfg.rope_base, self.stretch)
+        k = rotate_heads(project("k_proj", cfg.num_kv_heads, axes.KV_HEADS), positions, cfg.rope_base, self.stretch)
         v = project("v_proj", cfg.num_kv_heads, axes.KV_HEADS)
-        if stored is not None:
+        if stored is None:
+            mixed = attend(q, k, v, key_valid, slot)
+        else:
             start = (layer, 0, slot, 0, 0)
-            stored = tuple(
+            keys, values = (
                 jax.lax.dynamic_update_slice(old, new[None].astype(old.dtype), start)
                 for old, new in zip(stored, (k, v), strict=True)
             )
-            k, v = (jax.lax.dynamic_index_in_dim(kept, layer, keepdims=False).astype(x.dtype) for kept in stored)
-        mixed = attend(q, k, v, mask).reshape(*x.shape[:2], -1)
+            stored = (keys, values)
+            mixed = attend_stored(q, keys, values, layer, key_valid, slot)
+        mixed = mixed.reshape(*x.shape[:2], -1)
         return Linear(cfg.dim, (axes.HEADS, axes.EMBED), use_bias=False, name="o_proj")(mixed), stored
 
 
@@ -74,12 +78,14 @@ class DecoderLayer(nn.Module):
 
     config: Qwen2Config
     rules: Rules
+    stretch: ContextStretch | None
 
     @nn.compact
-    def __call__(self, carry, layer, positions, mask, slot):
+    def __call__(self, carry, layer, positions, key_valid, slot):
         x, stored = carry
         normed = RMSNorm(self.config.norm_eps, axes.EMBED, name="input_layernorm")(x)
-        mixed, stored = SelfAttention(self.config, name="self_attn")(normed, stored, layer, positions, mask, slot)
+        attention = SelfAttention(self.config, self.stretch, name="self_attn")
+        mixed, stored = attention(normed, stored, layer, positions, key_valid, slot)
         x = x + mixed
         normed = RMSNorm(self.config.norm_eps, axes.EMBED, name="post_attention_layernorm")(x)
         x = x + SwiGlu(self.config, name="mlp")(normed)
@@ -87,11 +93,15 @@ class DecoderLayer(nn.Module):
 
 
 class Qwen2(nn.Module):
-    """Decoder over embeddings; ids are embedded with `embed`, hidden states become logits with `logits`."""
+    """Decoder over embeddings; ids are embedded with `embed`, hidden states become logits with `logits`.
+
+    stretch: for contexts beyond the trained one.
+    """
 
     config: Qwen2Config
     rules: Rules = axes.UNSHARDED
     remat: bool = False
+    stretch: ContextStretch | None = None
 
     def setup(self):
         cfg = self.config
@@ -105,7 +115,7 @@ class Qwen2(nn.Module):
             length=cfg.num_layers,
             metadata_params={nn.PARTITION_NAME: axes.LAYERS},
         )
-        self.layers = scanned(cfg, self.rules)
+        self.layers = scanned(cfg, self.rules, self.stretch)
         self.norm = RMSNorm(cfg.norm_eps, axes.EMBED)
         if not cfg.tie_embeddings:
             self.lm_head = Linear(cfg.vocab_size, (axes.EMBED, axes.VOCAB), use_bias=False)
@@ -132,9 +142,8 @@ class Qwen2(nn.Module):
             slot = cache.next_slot
             stored = (cache.keys, cache.values)
             key_valid = jax.lax.dynamic_update_slice(cache.valid, valid, (0, slot))
-        mask = causal_mask(key_valid, slot, length)
         layer_numbers = jnp.arange(self.config.num_layers)
-        (x, stored), _ = self.layers((x, stored), layer_numbers, positions, mask, slot)
+        (x, stored), _ = self.layers((x, stored), layer_numbers, positions, key_valid, slot)
         if cache is not None:
             keys, values = stored
             cache = KVCache(keys, values, key_valid, slot + length)

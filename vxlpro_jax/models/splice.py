@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vxlpro_jax.models.rope import rotate_rows
-from vxlpro_jax.types import IGNORE_LABEL, RowBatch
+from vxlpro_jax.types import IGNORE_LABEL, RowBatch, RowPlan
 
 
 class MergedRows(NamedTuple):
@@ -56,8 +56,26 @@ def mark_video_rows(
         visual = rotate_rows(visual, at_visual, rotation_base)
     if score_use == "none":
         return stamps, visual
+    return stamps, _scored(visual, scores, score_use)
+
+
+def _scored(visual, scores, score_use: str):
     added = scores[..., None].astype(visual.dtype)
-    return stamps, (visual * added if score_use == "gate" else visual) + added
+    return (visual * added if score_use == "gate" else visual) + added
+
+
+def _kept_in_order(
+    keep_visual: Bool[Array, "B G P"], keep_stamps: Bool[Array, "B G W"], batch: RowBatch, length: int
+) -> tuple[Int[Array, "B L"], Bool[Array, "B L"]]:
+    """Sources (RowBatch.row_source) of the text and of what was kept, in reading order; the second is False where there
+    are no more."""
+    size = keep_visual.shape[0]
+    text = jnp.ones(batch.text_ids.shape, bool)
+    kept = jnp.concatenate([text, keep_stamps.reshape(size, -1), keep_visual.reshape(size, -1)], axis=1)
+    wanted = (batch.row_source >= 0) & jnp.take_along_axis(kept, jnp.maximum(batch.row_source, 0), axis=1)
+    order = jnp.argsort(~wanted, axis=1, stable=True)[:, :length]
+    valid = jnp.take_along_axis(wanted, order, axis=1)
+    return jnp.where(valid, jnp.take_along_axis(batch.row_source, order, axis=1), -1), valid
 
 
 def merge_rows(
@@ -75,15 +93,51 @@ def merge_rows(
     """
     size, dim = text.shape[0], text.shape[-1]
     rows = jnp.concatenate([part.reshape(size, -1, dim) for part in (text, stamps, visual)], axis=1)
-    kept = jnp.concatenate(
-        [jnp.ones(text.shape[:2], bool), keep_stamps.reshape(size, -1), keep_visual.reshape(size, -1)], axis=1
-    )
-    wanted = (batch.row_source >= 0) & jnp.take_along_axis(kept, jnp.maximum(batch.row_source, 0), axis=1)
-    order = jnp.argsort(~wanted, axis=1, stable=True)[:, :length]
-    valid = jnp.take_along_axis(wanted, order, axis=1)
-    source = jnp.where(valid, jnp.take_along_axis(batch.row_source, order, axis=1), -1)
+    source, valid = _kept_in_order(keep_visual, keep_stamps, batch, length)
     embeds = jnp.take_along_axis(rows, jnp.maximum(source, 0)[..., None], axis=1)
     text_len = batch.labels.shape[1]
     label = jnp.take_along_axis(batch.labels, jnp.clip(source, 0, text_len - 1), axis=1)
     labels = jnp.where((source >= 0) & (source < text_len), label, IGNORE_LABEL)
     return MergedRows(jnp.where(valid[..., None], embeds, 0), valid, labels, source)
+
+
+def plan_rows(
+    scores: Float[Array, "B G P"],
+    keep_visual: Bool[Array, "B G P"],
+    keep_stamps: Bool[Array, "B G W"],
+    batch: RowBatch,
+    length: int,
+) -> RowPlan:
+    """The rows that merge_rows makes, as a plan."""
+    size, num_visual = scores.shape[0], scores[0].size
+    source, valid = _kept_in_order(keep_visual, keep_stamps, batch, length)
+    at_stamp, at_visual = video_positions(batch.stamp_mask, batch.video_of_group, scores.shape[2])
+    text = jnp.zeros_like(batch.text_ids)
+    stamps = batch.stamp_ids.reshape(size, -1)
+    numbers = jnp.broadcast_to(jnp.arange(num_visual), (size, num_visual))
+
+    def pick(text, stamps, visual, missing):
+        rows = jnp.concatenate([text, stamps.reshape(size, -1), visual.reshape(size, -1)], axis=1)
+        return jnp.where(valid, jnp.take_along_axis(rows, jnp.maximum(source, 0), axis=1), missing)
+
+    return RowPlan(
+        ids=pick(batch.text_ids, stamps, jnp.zeros_like(numbers), 0),
+        visual=pick(text - 1, jnp.full_like(stamps, -1), numbers, -1),
+        place=pick(text, at_stamp, at_visual, 0),
+        score=pick(text.astype(scores.dtype), jnp.zeros(stamps.shape, scores.dtype), scores, 0),
+        valid=valid,
+    )
+
+
+def mark_planned_rows(
+    embeds: Float[Array, "B L D"],
+    plan: RowPlan,
+    rotation_base: float | None,
+    score_use: Literal["add", "gate", "none"],
+) -> Float[Array, "B L D"]:
+    """mark_video_rows for rows that a plan names. embeds: tokens' embeddings and visual tokens, in the plan's order."""
+    if rotation_base is not None:
+        embeds = rotate_rows(embeds, plan.place, rotation_base)
+    if score_use == "none":
+        return embeds
+    return jnp.where((plan.visual >= 0)[..., None], _scored(embeds, plan.score, score_use), embeds)

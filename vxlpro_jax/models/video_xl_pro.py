@@ -13,15 +13,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from vxlpro_jax.models.dts import DynamicTokenSynthesizer, pack_frames
+from vxlpro_jax.models.part_configs import ContextStretch
 from vxlpro_jax.models.presets import VideoXLProConfig
 from vxlpro_jax.models.projector import Projector, pool_grid
 from vxlpro_jax.models.qwen2 import KVCache, Qwen2
 from vxlpro_jax.models.selector import QuerySelector, keep_tokens, normalise_scores
 from vxlpro_jax.models.siglip import SiglipTower, resize_grid
-from vxlpro_jax.models.splice import MergedRows, mark_video_rows, merge_rows
+from vxlpro_jax.models.splice import MergedRows, mark_planned_rows, mark_video_rows, merge_rows, plan_rows
 from vxlpro_jax.parallel import axes
 from vxlpro_jax.parallel.axes import Rules
-from vxlpro_jax.types import RowBatch, Selection
+from vxlpro_jax.types import RowBatch, RowPlan, Selection
 
 
 class ModelOutput(NamedTuple):
@@ -34,12 +35,16 @@ class ModelOutput(NamedTuple):
 
 
 class VideoXLProModel(nn.Module):
-    """Linen module over the five parts; `dtype` is the working type, norms and logits are float32 islands."""
+    """Linen module over the five parts; `dtype` is the working type, norms and logits are float32 islands.
+
+    stretch: for contexts beyond the one that the LLM was trained on.
+    """
 
     config: VideoXLProConfig
     rules: Rules = axes.UNSHARDED
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    stretch: ContextStretch | None = None
 
     def setup(self):
         cfg = self.config
@@ -47,7 +52,7 @@ class VideoXLProModel(nn.Module):
         self.dts = DynamicTokenSynthesizer(cfg.dts, self.rules)
         self.projector = Projector(cfg.projector)
         self.selector = QuerySelector(cfg.selector)
-        self.llm = Qwen2(cfg.llm, self.rules, self.remat)
+        self.llm = Qwen2(cfg.llm, self.rules, self.remat, self.stretch)
 
     def encode_frames(self, pixels: Float[Array, "T S S 3"]) -> Float[Array, "T g g E"]:
         """Features of single frames on the DTS's grid. pixels in [-1, 1], channels last."""
@@ -87,6 +92,30 @@ class VideoXLProModel(nn.Module):
         stamps, visual = mark_video_rows(stamps, visual, scores, batch, cfg.rotation_base, cfg.score_use)
         text = self.llm.embed(batch.text_ids, self.dtype)
         return merge_rows(text, stamps, visual, keep_visual, keep_stamps, batch, length), scores
+
+    def plan(
+        self, visual: Float[Array, "B G P D"], batch: RowBatch, selection: Selection, length: int
+    ) -> tuple[RowPlan, Float[Array, "B G P"]]:
+        """The rows of `merge` as a plan, from which `read` makes them piece by piece; and the scores."""
+        scores = self.score(visual, batch)
+        kept = keep_tokens(scores, batch.video_of_group, batch.stamp_mask, selection, self.config.selector)
+        return plan_rows(scores, *kept, batch, length), scores
+
+    def read(
+        self, plan: RowPlan, visual: Float[Array, "B L D"], last: Int[Array, ""], cache: KVCache
+    ) -> tuple[Float[Array, "B V"], KVCache]:
+        """Reads the next piece of a plan into the cache; logits of the token that follows its row `last`.
+
+        visual: the visual token of each row; anything where the plan names none.
+        """
+        cfg = self.config.selector
+        tokens = self.llm.embed(plan.ids, self.dtype)
+        embeds = jnp.where((plan.visual >= 0)[..., None], visual.astype(self.dtype), tokens)
+        embeds = mark_planned_rows(embeds, plan, cfg.rotation_base, cfg.score_use)
+        positions = cache.valid.sum(-1)[:, None] + _positions(plan.valid)
+        hidden, filled = self.llm(embeds, positions, plan.valid, cache)
+        assert filled is not None  # a cache went in
+        return self.llm.logits(jax.lax.dynamic_index_in_dim(hidden, last, axis=1, keepdims=False)), filled
 
     def __call__(
         self, visual: Float[Array, "B G P D"], batch: RowBatch, selection: Selection, length: int
