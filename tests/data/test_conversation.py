@@ -9,6 +9,7 @@ from vxlpro_jax.data.conversation import (
     Prompt,
     conversation_prompt,
     fitted_conversation,
+    follow_up_ids,
     normalise_turns,
     question_prompt,
     stamp_ids,
@@ -152,3 +153,11 @@ def test_what_does_not_fit_leaves_by_whole_rounds(label_mask):
     assert seen == {0, 1, 2}
     with pytest.raises(ValueError, match=f"have {lengths[0]} tokens of text, room is for {lengths[0] - 1}"):
         fitted_conversation(turns, tokenize, label_mask, lengths[0] - 1)
+
+
+def test_a_follow_up_is_what_training_writes_between_two_answers():
+    turns = [("human", "Red?"), ("gpt", "Yes."), ("human", "And blue?"), ("gpt", "No.")]
+    whole = conversation_prompt([{"from": who, "value": text} for who, text in turns], tokenize, "answers")
+    following = follow_up_ids(" And blue?\n", tokenize)
+    assert spell(following) == "<|im_end|>\n<|im_start|>user\nAnd blue?<|im_end|>\n<|im_start|>assistant\n"
+    assert f"Yes.{spell(following)}No." in spell(whole.ids)

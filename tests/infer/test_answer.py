@@ -249,7 +249,7 @@ def test_a_longer_context_keeps_more_and_turns_positions_less(model):
     roomy = VideoXLPro(replace(CONFIG, max_context_len=384), model.params, Spelled())  # trained there, it says
     assert roomy.ask(index, WORDS, max_new_tokens=5).text != answer.text
     with pytest.raises(ValueError, match="no room for video"):
-        VideoXLPro(CONFIG, model.params, Spelled(), context_len=40).ask(index, WORDS, max_new_tokens=5)
+        VideoXLPro(CONFIG, model.params, Spelled(), context_len=10).ask(index, WORDS, max_new_tokens=5)
 
 
 def test_keep_rate_follows_the_released_rule(model):
