@@ -1,6 +1,6 @@
 """What an index costs in memory as videos grow, and how well decoding and encoding overlap.
 
-    python -m bench.index_scaling [--frames 256,1024,4096,16384] [--rounds 5] [--json FILE]
+    python -m bench.index_scaling [--only memory|overlap] [--frames 256,1024,4096,16384] [--rounds 5] [--json FILE]
 
 Memory: videos of so many frames are indexed, each by a process of its own whose peak (VmHWM) is read; a line is fitted.
 "full": a stand-in for the encoder makes tokens of the released model's size, 147,456 bytes a frame in bfloat16; "tiny":
@@ -184,6 +184,7 @@ def judged(runs: Sequence[dict[str, float]], most: float) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.index_scaling", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=("memory", "overlap"), help="default: both")
     parser.add_argument("--frames", default="256,1024,4096,16384", help="lengths, with commas")
     parser.add_argument("--rounds", type=int, default=5, help="of the overlap (default 5)")
     parser.add_argument("--overlap-frames", type=int, default=2048, help="frames of the video for the overlap")
@@ -194,21 +195,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--frames {args.frames}: two lengths or more, each at least {BATCH_LEN}; and one round or more")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            load_before = os.getloadavg()
-            overlap = measure_overlap(
-                write_clip(Path(folder) / "overlap.mp4", args.overlap_frames, size=256), args.rounds
-            )
-            memory = measure_memory(Path(folder), lengths)
+            load_before, found = os.getloadavg(), {}
+            if args.only != "memory":
+                clip = write_clip(Path(folder) / "overlap.mp4", args.overlap_frames, size=256)
+                found["overlap"] = measure_overlap(clip, args.rounds)
+            if args.only != "overlap":
+                found["memory"] = measure_memory(Path(folder), lengths)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"bench.index_scaling: {error}", file=sys.stderr)
         return 2
     result = {
-        "command": f"python -m bench.index_scaling --frames {args.frames} --rounds {args.rounds}",
+        "command": " ".join(["python -m bench.index_scaling", *(sys.argv[1:] if argv is None else argv)]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "load_average_at_start": [round(value, 1) for value in load_before],
-        "overlap": overlap,
-        "memory": memory,
-        "holds": all(part["holds"] for part in (*overlap.values(), *memory.values())),
+        **found,
+        "holds": all(one["holds"] for part in found.values() for one in part.values()),
     }
     print(json.dumps(result, indent=1))
     if args.json:

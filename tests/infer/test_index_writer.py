@@ -238,6 +238,23 @@ def test_growth_can_be_interrupted(encoder, tmp_path):
     assert content(output) == content(tmp_path / "anew.vxl")
 
 
+def test_a_repaired_video_can_be_interrupted(encoder, tmp_path):
+    """Segments after the mended frame are gone: they would go on with frames that have moved."""
+    video, output = write_frames(tmp_path / "video", range(3 * SEGMENT), broken=(5,)), tmp_path / "video.vxl"
+    index(video, output)
+    write_frames(video, range(3 * SEGMENT))
+
+    def stop(done, _):
+        if done > SEGMENT + GROUP:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index(video, output, append=True, progress=stop)
+    index(video, output)
+    index(video, tmp_path / "anew.vxl")
+    assert content(output) == content(tmp_path / "anew.vxl")
+
+
 def test_what_cannot_grow(encoder, tmp_path):
     video, output = write_frames(tmp_path / "video", range(40)), tmp_path / "video.vxl"
     index(video, output, max_frames=50)
