@@ -28,6 +28,7 @@ matplotlib.use("Agg")  # before pyplot: no window is wanted
 from matplotlib import pyplot  # noqa: E402
 
 COMMAND = "launch.ablate"
+PANELS_ABREAST = 4
 OPTIONS = {"workdir": "folder of the result; the runs stand beside it", "json": "also write the result to this file"}
 
 
@@ -115,12 +116,14 @@ def last_marks(metrics: Path) -> dict[str, float]:
 
 def draw(result: dict[str, Any], marks: tuple[str, ...], path: Path) -> None:
     """A picture: one panel per mark, a dot per seed and a line at each arm's mean."""
-    figure, panels = pyplot.subplots(1, len(marks), figsize=(3.2 * len(marks), 3.2), squeeze=False)
-    for panel, mark in zip(panels[0], marks, strict=True):
+    columns = min(len(marks), PANELS_ABREAST)
+    figure = pyplot.figure(figsize=(3.2 * columns, 3.4 * -(-len(marks) // columns)))
+    for number, mark in enumerate(marks):
+        panel = figure.add_subplot(-(-len(marks) // columns), columns, number + 1)
         for place, found in enumerate(result["arms"].values()):
             panel.plot([place] * len(found[mark]["values"]), found[mark]["values"], "o", alpha=0.6)
             panel.hlines(found[mark]["mean"], place - 0.3, place + 0.3, color="black")
-        panel.set_xticks(range(len(result["arms"])), list(result["arms"]), rotation=20)
+        panel.set_xticks(range(len(result["arms"])), list(result["arms"]), rotation=40, ha="right")
         panel.set_title(mark)
     figure.tight_layout()
     with written_whole(path) as part:
