@@ -1,8 +1,9 @@
 """Measure a model: `python -m launch.evaluate --config=configs/tiny/eval.py` runs a benchmark's variants against bars.
 
 More: [--config.KEY=VALUE] [--only=NAME,NAME] [--workdir=DIR] [--json=FILE]. DIR gets the predictions of each variant
-(NAME.jsonl), summary.json and results.md; a killed run goes on when started again. Exit code: 0, 1 when a bar is
-missed, 2 for bad arguments. The benchmark "keep_rates" has no variants: see launch/keep_rates.py.
+(NAME.jsonl), a heat map where cells were asked (NAME.png), summary.json and results.md; a killed run goes on when
+started again. Exit code: 0, 1 when a bar is missed, 2 for bad arguments. The benchmark "keep_rates" has no variants:
+see launch/keep_rates.py.
 
 Source: ours.
 """
@@ -22,13 +23,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import vxlpro_jax
-from launch import keep_rates
+from launch import heat_map, keep_rates
 from launch.command_line import fail, read_command
 from launch.whole_file import write_whole
 from vxlpro_jax.config import build
 from vxlpro_jax.data.conversation import question_prompt
 from vxlpro_jax.eval.benchmark import Benchmark
 from vxlpro_jax.eval.harness import AskableModel, RunOptions, run_benchmark
+from vxlpro_jax.eval.needle import NeedleHaystack, NeedleVariant
 from vxlpro_jax.eval.result_table import Bars, judge, missed, to_markdown, to_summary
 from vxlpro_jax.eval.synthetic_world import SyntheticWorld, WorldVariant
 from vxlpro_jax.models.presets import config_to_dict
@@ -41,17 +43,12 @@ OPTIONS = {
     "json": "also write the summary to this file",
 }
 
-# Name in a config: the class of a variant's settings, and how the variant is made from (name, seed, settings).
-BENCHMARKS: dict[str, tuple[type, Callable[[str, int, Any], Benchmark]]] = {
-    "synthetic_world": (WorldVariant, SyntheticWorld),
-}
-
 KEEP_RATES = "keep_rates"
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What configs/*/eval.py holds.
+    """What configs/tiny/eval.py holds.
 
     model: what vxlpro_jax.load takes, empty for the embedded one. seed: of what is generated. order: variants that are
     run, one after the other. variants: each a block of `settings` (the benchmark's own) and `bars`.
@@ -66,9 +63,24 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class NeedleConfig(EvaluateConfig):
+    """What configs/eval/needle.py holds. haystack: stands for `haystack.file` of all its variants."""
+
+    haystack: str
+
+
+@dataclass(frozen=True)
 class VariantBlock:
     settings: ConfigDict
     bars: Bars
+
+
+# Name in a config: classes of the configuration and of a variant's settings, and how the variant is made from (name,
+# seed, settings).
+BENCHMARKS: dict[str, tuple[type[EvaluateConfig], type, Callable[[str, int, Any], Benchmark]]] = {
+    "synthetic_world": (EvaluateConfig, WorldVariant, SyntheticWorld),
+    "needle": (NeedleConfig, NeedleVariant, NeedleHaystack),
+}
 
 
 def read_config(
@@ -76,12 +88,11 @@ def read_config(
 ) -> tuple[EvaluateConfig, dict[str, tuple[Benchmark, Bars]]]:
     """The run and its variants, `only` those named. Raises ValueError on anything unknown or missing, naming its
     neighbour."""
-    settings = build(config, EvaluateConfig)
-    if settings.benchmark not in BENCHMARKS:
-        raise ValueError(
-            f"config.benchmark={settings.benchmark!r}: one of {', '.join([*BENCHMARKS, KEEP_RATES])} is accepted."
-        )
-    variant_class, make = BENCHMARKS[settings.benchmark]
+    benchmark = config.get("benchmark")
+    if benchmark not in BENCHMARKS:
+        raise ValueError(f"config.benchmark={benchmark!r}: one of {', '.join([*BENCHMARKS, KEEP_RATES])} is accepted.")
+    config_class, variant_class, make = BENCHMARKS[benchmark]
+    settings = build(config, config_class)
     names = tuple(only) or settings.order
     for name in names:
         if name not in settings.variants:
@@ -116,7 +127,11 @@ def evaluate(
             said = f"{name}: {result.num_resumed} answers were taken from {workdir}; delete it to ask them again"
             print(said, file=sys.stderr)
         verdicts = judge(result, bars)
-        sections.append(to_markdown(result, verdicts) + f"\n{seconds:.0f} s.\n")
+        section = to_markdown(result, verdicts)
+        if result.grid:
+            heat_map.draw(result.grid, name, workdir / f"{name}.png")
+            section += f"\n{heat_map.to_markdown(result.grid)}\n![{name}]({name}.png)\n"
+        sections.append(f"{section}\n{seconds:.0f} s.\n")
         print(sections[-1], flush=True)
         summaries.append({**to_summary(result, verdicts, bars), "seconds": seconds})
         misses += [f"{name}: {verdict.metric} of {verdict.row}: {verdict.said}" for verdict in missed(verdicts, bars)]

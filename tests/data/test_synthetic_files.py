@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vxlpro_jax.data.synthetic import sample_video
+from vxlpro_jax.data.synthetic_bank import through_codec
 from vxlpro_jax.data.synthetic_files import write_dataset, write_video
 from vxlpro_jax.data.synthetic_questions import QUESTION_KINDS
 from vxlpro_jax.data.synthetic_render import render_frames
@@ -35,6 +36,21 @@ def test_a_dataset_does_not_depend_on_how_many_are_asked_for(tmp_path):
     assert {row["video"] for row in rows} == {"00000.mp4", "00001.mp4"}
     assert (tmp_path / "one" / "00000.mp4").read_bytes() == (tmp_path / "two" / "00000.mp4").read_bytes()
     assert rows[:6] == [json.loads(line) for line in (tmp_path / "one" / "truth.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("group_len", [4, 8])
+def test_groups_encoded_by_themselves_look_the_same_whatever_is_around(group_len):
+    """With the usual options, a change in the middle is seen in what comes before and after."""
+    frames = render_frames(sample_video(3, 0, 32), np.arange(32.0), (48, 64))
+    changed = frames.copy()
+    touched = slice(8, 16)
+    changed[10:13] = 255 - changed[10:13]
+    plain, other = (through_codec(video, 23, group_len) for video in (frames, changed))
+    alone = through_codec(changed[touched], 23, group_len)
+    assert (other[touched] == alone).all() and (alone != plain[touched]).any()
+    assert (other[:8] == plain[:8]).all() and (other[16:] == plain[16:]).all()
+    usual, usual_changed = (through_codec(video, 23) for video in (frames, changed))
+    assert (usual[16:] != usual_changed[16:]).any()
 
 
 def test_bad_sizes_and_rates_are_named(tmp_path):

@@ -50,13 +50,15 @@ class Sums(Benchmark):
 class FakeModel:
     """Answers by a rule (question, what was indexed) -> text, and remembers what it was asked.
 
-    dies_at: number of the `ask` that is killed. evidence: the spans that every answer comes with.
+    dies_at: number of the `ask` that is killed. evidence, kept_groups: those that every answer comes
+    with.
     """
 
     rule: Callable[[str, object], str]
     dies_at: int = -1
     num_frames: int = 64
     evidence: tuple = ((4.0, 8.0, 1.0),)
+    kept_groups: tuple[int, ...] = (1, 2)
     indexed: list = field(default_factory=list)
     asked: list[list[str]] = field(default_factory=list)
     options: list[dict] = field(default_factory=list)
@@ -74,7 +76,8 @@ class FakeModel:
             raise KeyboardInterrupt
         self.asked.append(list(questions))
         texts = [self.rule(question, index.source) for question in questions]
-        return [SimpleNamespace(text=text, evidence=list(self.evidence), num_tokens=7, timings={}) for text in texts]
+        same = {"evidence": list(self.evidence), "num_tokens": 7, "timings": {}, "kept_groups": self.kept_groups}
+        return [SimpleNamespace(text=text, **same) for text in texts]
 
 
 def add(question: str, source: object) -> str:

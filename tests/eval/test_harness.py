@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.eval.fake_world import OPTIONS, FakeModel, Sums, add
-from vxlpro_jax.eval.benchmark import VideoSource
+from vxlpro_jax.eval.benchmark import ACCURACY, VideoSource
 from vxlpro_jax.eval.harness import Result, run_benchmark
 
 KNOBS = {"fingerprint": "abc"}
@@ -135,3 +135,36 @@ def test_predictions_are_plain_json_lines(tmp_path: Path) -> None:
     header, first, *_ = [json.loads(line) for line in (tmp_path / "sums.jsonl").read_text().splitlines()]
     assert header["header"]["benchmark"] == "sums"
     assert first["answer"] == "0" and first["evidence"] == [[4.0, 8.0, 1.0]] and first["metrics"] == {"accuracy": 1.0}
+
+
+def test_a_question_that_needs_the_answer_before_it(tmp_path: Path) -> None:
+    class Steps(Sums):
+        def samples(self):
+            first, *rest = super().samples()
+            return [replace(first, then=("how much is {answer} + 5?", "how much is {answer} + 7?")), *rest]
+
+        def score(self, sample, answer, evidence, index):
+            return {ACCURACY: float(answer == ("0 > 5 > 12" if sample.then else sample.truth))}
+
+        def score_kept(self, sample, kept_groups):
+            return {"kept": float(2 in kept_groups)}
+
+    model = FakeModel(add)
+    result = run(Steps(1), model, tmp_path)
+    asked = [["how much is 0 + 0?", "how much is 0 + 1?"], ["how much is 0 + 5?"], ["how much is 5 + 7?"]]
+    assert model.asked == [*asked, ["how much is 0 + 2?"]]
+    assert [p.metrics for p in result.predictions] == [{"accuracy": 1.0, "kept": 1.0}] * 3
+
+
+def test_a_benchmark_may_make_its_indexes_and_remark_on_them(tmp_path: Path) -> None:
+    class Made(Sums):
+        def open_video(self, video, folder):
+            return VideoSource(make_index=lambda index: index(video, extra=1))
+
+        def remarks(self, predictions):
+            return (f"{len(predictions)} in all",)
+
+    model = FakeModel(add)
+    result = run(Made(1), model, tmp_path)
+    assert model.indexed == ["v0"] and model.options == [{"fps": 1.0, "max_frames": None, "extra": 1}]
+    assert result.remarks == ("3 in all",) and result.grid is None

@@ -252,6 +252,18 @@ def test_a_longer_context_keeps_more_and_turns_positions_less(model):
         VideoXLPro(CONFIG, model.params, Spelled(), context_len=10).ask(index, WORDS, max_new_tokens=5)
 
 
+def test_the_kept_groups_are_those_of_which_something_was_read(model):
+    """All of them where everything is kept, over all videos; with a budget those of the best scores."""
+    one, two = random_index(3), random_index(4, seed=1)
+    assert model.ask([one, two], WORDS, max_new_tokens=2).kept_groups == list(range(7))
+    long = random_index(40, seed=2)
+    answer = model.ask(long, WORDS, max_new_tokens=2, budget=3 * (STAMP + TOKENS))
+    assert 3 <= len(answer.kept_groups) <= 40 and answer.num_kept <= TOKENS * len(answer.kept_groups)
+    only = model.ask(long, WORDS, max_new_tokens=2, budget=STAMP + 1)
+    (group,) = only.kept_groups  # one token of one group: the best of all
+    assert only.evidence[0].start_s <= long.group_times_s[group] < only.evidence[0].end_s
+
+
 def test_keep_rate_follows_the_released_rule(model):
     index = random_index(12)
     answer = model.ask(index, WORDS, max_new_tokens=4, keep_rate=0.86)

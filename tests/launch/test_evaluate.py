@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from configs.eval.needle import get_config as needle_config
 from configs.tiny.eval import get_config
 from launch.evaluate import evaluate, main, read_config
 from tests.eval.fake_world import FakeModel
@@ -36,6 +37,38 @@ def test_the_shipped_config_is_what_the_bars_demand() -> None:
         "evidence_iou": {"all": 0.5},
     }
     assert [name for name, (_, bars) in variants.items() if bars.reported_only] == ["lookalike", "busy", "wide"]
+
+
+def test_the_needle_config_has_its_bars() -> None:
+    config, variants = read_config(needle_config())
+    bars = {name: bars for name, (_, bars) in variants.items()}
+    lengths = {length: f"cards, {length:5d} frames" for length in (64, 256, 1024, 4096, 8192, 16384)}
+    assert bars["texture"].at_least["accuracy"] == {row: 0.95 if n == 16384 else 0.97 for n, row in lengths.items()}
+    assert bars["texture"].at_least["needle kept"] == dict.fromkeys(lengths.values(), 0.99)
+    assert bars["movers"].at_least["accuracy"] == {lengths[8192]: 0.90}
+    assert bars["movers"].at_least["needle kept"] == {lengths[8192]: 0.99}
+    reported = {"direction", "direction_movers", "chain", "chain_decoys"}
+    assert {name for name in bars if bars[name].reported_only} == reported
+    for name, (benchmark, found) in variants.items():
+        rows = [row for sample in benchmark.samples() for row in sample.slices]
+        assert len({sample.key for sample in benchmark.samples()}) == len(benchmark.samples())
+        assert all(rows.count(row) >= 60 for row in found.at_least.get("accuracy", {}))
+        if name != "files":
+            assert len(benchmark.variant.depths) == 5
+    cells = {sample.video for sample in variants["files"][0].samples()}
+    assert len(cells) >= 5 and any(cell.startswith("08192") for cell in cells)
+    assert set(variants["files"][1].at_least["same as file"].values()) == {1.0}
+
+
+def test_a_shorter_needle_run_keeps_the_bars_of_its_lengths() -> None:
+    config = needle_config("1024")
+    config.haystack = "film.mp4"
+    assert config.variants.chain.settings.haystack.file == "film.mp4"
+    config.haystack = ""
+    _, variants = read_config(config)
+    assert max(variants["texture"][0].variant.frames) == 1024
+    assert list(variants["texture"][1].at_least["accuracy"]) == [f"cards, {n:5d} frames" for n in (64, 256, 1024)]
+    assert needle_config("48").variants.texture.settings.frames == (48,)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +124,8 @@ def test_what_is_missed_is_told_and_written(tmp_path: Path, bar: float, num_miss
         (["--config=configs/tiny/eval.py", "--config.seed=abc"], "seed"),
         (["--config=configs/tiny/no_such_file.py"], "no_such_file.py"),
         (["--config=configs/tiny/eval.py", "--config.model=/no/such/folder"], "/no/such/folder"),
+        (["--config=configs/eval/needle.py:64", "--config.haystack=/no/such.mp4"], "/no/such.mp4"),
+        (["--config=configs/eval/needle.py:sixty"], "sixty"),
     ],
 )
 def test_bad_arguments_end_with_a_message_and_code_2(arguments: list[str], said: str, capsys) -> None:

@@ -101,7 +101,7 @@ def sample_video(seed: int, index: int, length_s: int = 64, world: str = "standa
     if world == "lookalike":
         events += _draw_lookalikes(rng, events, length_s)
     events.sort(key=lambda event: event.start_s)
-    return SyntheticVideo(seed, index, world, length_s, _draw_scenes(rng, length_s), tuple(events))
+    return SyntheticVideo(seed, index, world, length_s, draw_scenes(rng, length_s), tuple(events))
 
 
 def draw_duration_s(rng: np.random.Generator, kind: EventKind) -> int:
@@ -189,7 +189,7 @@ def _draw_lookalikes(rng: np.random.Generator, events: list[Event], length_s: in
     return extra
 
 
-def _draw_scenes(rng: np.random.Generator, length_s: int) -> tuple[Scene, ...]:
+def draw_scenes(rng: np.random.Generator, length_s: float) -> tuple[Scene, ...]:
     """Textures that change every 12 to 60 s."""
     scenes = [draw_scene(rng)]
     while (start := scenes[-1].start_s + int(rng.integers(12, 61))) < length_s:

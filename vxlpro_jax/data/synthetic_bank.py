@@ -178,11 +178,11 @@ def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def through_codec(frames: np.ndarray, crf: int) -> np.ndarray:
-    """uint8 [T, H, W, 3] encoded as H.264 in memory and decoded again."""
+def through_codec(frames: np.ndarray, crf: int, group_len: int = 0) -> np.ndarray:
+    """uint8 [T, H, W, 3] encoded as H.264 in memory and decoded again; group_len: see encode_frames."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        encode_frames(container, iter(frames), frames.shape[1:3], 1.0, crf)
+        encode_frames(container, iter(frames), frames.shape[1:3], 1.0, crf, group_len)
     buffer.seek(0)
     with av.open(buffer, "r") as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])

@@ -5,17 +5,18 @@ Source: ours; Wilson, JASA 22 (1927), for intervals of shares.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 ACCURACY = "accuracy"
 CONFIDENCE = 0.95
 ALL = "all"
+STEP = " > "
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Sample:
 
     key: unique in the benchmark and stable between runs. video: samples that share it are asked on one index. kind: the
     row of the table. truth: the right answer, in whatever form the benchmark's `score` reads. slices: further rows that
-    it counts in. interval_s: (start, end) of what answers it, in seconds of the video, where known.
+    it counts in. interval_s: (start, end) of what answers it, in seconds of the video, where known. then: further
+    questions, each asked when the one before is answered; "{answer}" in it stands for that answer. All answers, in
+    order, with STEP between them, are then what is scored.
     """
 
     key: str
@@ -34,6 +37,7 @@ class Sample:
     truth: str
     slices: tuple[str, ...] = ()
     interval_s: tuple[float, float] | None = None
+    then: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,16 @@ class Prediction:
 class VideoSource:
     """What is indexed: frames uint8 [T, H, W, 3] with times_s [T] where given, else a file or folder at `path`.
 
-    is_temporary: the file at `path` was written for this run and may be deleted once the video is indexed.
+    is_temporary: the file at `path` was written for this run and may be deleted once the video is indexed. make_index:
+    for a benchmark that reuses what was indexed before: makes the index, given the model's `index` with the rate and
+    the limit of frames filled in.
     """
 
     path: Path | None = None
     frames: np.ndarray | None = None
     times_s: np.ndarray | None = None
     is_temporary: bool = False
+    make_index: Callable[[Callable[..., Any]], Any] | None = None
 
 
 class GroupTimes(Protocol):
@@ -92,6 +99,17 @@ class Row:
     chance: float | None = None
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Shares of right answers: cells[row][column] is (right, n). row_name, column_name: what is varied."""
+
+    row_name: str
+    rows: tuple[str, ...]
+    column_name: str
+    columns: tuple[str, ...]
+    cells: tuple[tuple[tuple[int, int], ...], ...]
+
+
 class Benchmark(ABC):
     """A set of videos with questions whose answers can be marked; eval/harness.py runs it.
 
@@ -118,7 +136,19 @@ class Benchmark(ABC):
     def score(
         self, sample: Sample, answer: str, evidence: Sequence[Sequence[float]], index: GroupTimes
     ) -> dict[str, float]:
-        """Metrics of one answer; ACCURACY among them is 0 or 1."""
+        """Metrics of one answer; ACCURACY among them is 0 or 1, and absent where no answer is the right one."""
+
+    def score_kept(self, sample: Sample, kept_groups: Sequence[int]) -> dict[str, float]:
+        """Metrics of what the selector left of the video; kept_groups: groups of which the LLM read anything."""
+        return {}
+
+    def grid(self, predictions: Sequence[Prediction]) -> "Grid | None":
+        """Right answers over two things that were varied, for a picture; None where there are none."""
+        return None
+
+    def remarks(self, predictions: Sequence[Prediction]) -> Sequence[str]:
+        """What a reader should know besides the table, a sentence each."""
+        return ()
 
     def chance(self, kind: str, predictions: Sequence[Prediction]) -> float | None:
         """Share that a guesser would get right among the predictions of a kind; None where that is not known."""

@@ -10,13 +10,14 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from vxlpro_jax.data.video_records import VideoError
-from vxlpro_jax.eval.benchmark import Benchmark, Prediction, Row, Sample, VideoSource
+from vxlpro_jax.eval.benchmark import STEP, Benchmark, Grid, Prediction, Row, Sample, VideoSource
 from vxlpro_jax.eval.prediction_log import PredictionLog, delete_file
 
 
@@ -57,7 +58,8 @@ class BrokenVideo:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run found. knobs: everything that a reader needs to run it again, with the first sample's prompt."""
+    """What a run found. knobs: everything that a reader needs to run it again, with the first sample's prompt. grid,
+    remarks: see Benchmark."""
 
     name: str
     knobs: dict[str, object]
@@ -65,6 +67,8 @@ class Result:
     predictions: list[Prediction]
     broken: list[BrokenVideo]
     num_resumed: int
+    grid: Grid | None = None
+    remarks: Sequence[str] = ()
 
     @property
     def num_empty(self) -> int:
@@ -115,7 +119,8 @@ def run_benchmark(
                 bar.update()
     ordered = [predictions[sample.key] for sample in samples if sample.key in predictions]
     knobs["prompt of sample 0"] = ordered[0].prompt if ordered else ""
-    return Result(benchmark.name, knobs, benchmark.rows(ordered), ordered, broken, num_resumed)
+    shown = benchmark.rows(ordered), ordered, broken, num_resumed, benchmark.grid(ordered), benchmark.remarks(ordered)
+    return Result(benchmark.name, knobs, *shown)
 
 
 def _by_video(samples: Sequence[Sample]) -> list[list[Sample]]:
@@ -148,10 +153,12 @@ def _opened(
 
 def _make_index(model: AskableModel, source: VideoSource, options: RunOptions) -> Any:
     """The index of a source, whose temporary file is deleted afterwards. Raises what the model does."""
+    index = partial(model.index, fps=options.fps, max_frames=options.max_frames or None)
     try:
+        if source.make_index is not None:
+            return source.make_index(index)
         # The times of frames are given: fps decides which of them are looked at.
-        video, times = (source.path, {}) if source.frames is None else (source.frames, {"times_s": source.times_s})
-        return model.index(video, fps=options.fps, max_frames=options.max_frames or None, **times)
+        return index(source.path) if source.frames is None else index(source.frames, times_s=source.times_s)
     finally:
         if source.path is not None and source.is_temporary and not options.keep_videos:
             delete_file(source.path)
@@ -164,13 +171,14 @@ def _ask(
     per_ask = options.questions_per_ask
     for start in range(0, len(samples), per_ask):
         asked = samples[start : start + per_ask]
-        answers = model.ask(
-            index,
-            [sample.question for sample in asked],
-            max_new_tokens=options.max_new_tokens,
-            keep_rate=options.keep_rate or None,
-        )
+        told = {"max_new_tokens": options.max_new_tokens, "keep_rate": options.keep_rate or None}
+        answers = model.ask(index, [sample.question for sample in asked], **told)
         for sample, answer in zip(asked, answers, strict=True):
+            texts = [answer.text]
+            for template in sample.then:
+                (answer,) = model.ask(index, [template.format(answer=texts[-1])], **told)
+                texts.append(answer.text)
             evidence = tuple((float(begin), float(end), float(score)) for begin, end, score in answer.evidence)
-            metrics = benchmark.score(sample, answer.text, evidence, index)
-            yield Prediction(sample, answer.text, evidence, answer.num_tokens, metrics)
+            metrics = benchmark.score(sample, STEP.join(texts), evidence, index)
+            metrics |= benchmark.score_kept(sample, answer.kept_groups)
+            yield Prediction(sample, STEP.join(texts), evidence, answer.num_tokens, metrics)

@@ -95,6 +95,7 @@ def to_markdown(result: Result, verdicts: Sequence[Verdict]) -> str:
         "",
         f"{len(result.predictions)} answers, {result.num_resumed} of them from an earlier run; "
         f"{result.num_empty} are empty.",
+        *(line for remark in result.remarks for line in ("", remark)),
     ]
     if result.broken:
         skipped = sum(broken.num_questions for broken in result.broken)
@@ -119,6 +120,8 @@ def to_summary(result: Result, verdicts: Sequence[Verdict], bars: Bars) -> dict[
         "reported_only": bars.reported_only,
         "num_answers": len(result.predictions),
         "num_empty": result.num_empty,
+        "remarks": list(result.remarks),
+        "grid": result.grid and asdict(result.grid),
         "broken": [asdict(broken) for broken in result.broken],
     }
 

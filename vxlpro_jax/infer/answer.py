@@ -43,8 +43,8 @@ class Answer:
 
     evidence: the spans that the selector scored best, best first; evidence_by_video: the same, video by video.
     spacings_s: seconds from one frame looked at to the next, of each video. num_tokens: rows that the LLM read;
-    num_kept, num_visual: visual tokens kept, and how many there were. timings, of the whole batch that the answer came
-    from: seconds prefill_s, decode_s and per_token_s, and num_steps, the steps of decoding: as many as the longest
+    num_kept, num_visual: visual tokens kept, and how many there were. kept_groups: the groups of which any was kept,
+    counted over all videos. timings, of the whole batch that the answer came from: seconds prefill_s, decode_s and per_token_s, and num_steps, the steps of decoding: as many as the longest
     answer has tokens, and the sum over the answers where long prompts are read in turn.
     """
 
@@ -55,6 +55,7 @@ class Answer:
     num_tokens: int
     num_kept: int
     num_visual: int
+    kept_groups: list[int]
     timings: Mapping[str, float]
 
 
@@ -205,8 +206,9 @@ class VideoXLPro:
                 **_evidence(request.indexes, replies.scores[row]),
                 spacings_s=[index.sampling["spacing_s"] for index in request.indexes],
                 num_tokens=int(replies.num_rows[row]),
-                num_kept=int(replies.num_kept[row]),
+                num_kept=len(replies.kept[row]),
                 num_visual=sum(sizes),
+                kept_groups=np.unique(replies.kept[row] // self.config.tokens_per_group).tolist(),
                 timings=replies.timings,
             )
             for row, text in enumerate(replies.texts)

@@ -24,13 +24,13 @@ STREAM_STRIDE = 4  # the same where somebody watches the text grow
 
 class Prefilled(NamedTuple):
     """A batch of prompts, read. logits float32 [B, V] of the next token; scores [B, G, P] of the visual tokens;
-    num_rows int32 [B]: rows that the LLM read; num_kept int32 [B]: visual tokens among them."""
+    num_rows int32 [B]: rows that the LLM read; source int32 [B, L]: where each of them came from, as in MergedRows."""
 
     logits: Array
     cache: KVCache
     scores: Array
     num_rows: Array
-    num_kept: Array
+    source: Array
 
 
 @partial(jax.jit, static_argnames=("model",))
@@ -56,8 +56,7 @@ def prefill(
         shared = jnp.broadcast_to(visual, (size, *visual.shape))
         rows, scores = module.merge(shared, batch, selection, length)
         logits, cache = module.prefill(rows, allocate(module.config.llm, size, cache_len, module.dtype))
-        first_visual = batch.text_ids.shape[1] + batch.stamp_ids[0].size
-        return Prefilled(logits, cache, scores, rows.valid.sum(-1), (rows.source >= first_visual).sum(-1))
+        return Prefilled(logits, cache, scores, rows.valid.sum(-1), rows.source)
 
     return model.apply({"params": params}, method=forward)
 

@@ -47,12 +47,13 @@ class Generation(NamedTuple):
 
 
 class Replies(NamedTuple):
-    """texts of the questions; scores [B, G, P]; num_rows, num_kept int [B]; timings as in Answer."""
+    """texts of the questions; scores [B, G, P]; num_rows int [B]; kept: for each question the numbers of the visual
+    tokens that were kept, counted over all videos; timings as in Answer."""
 
     texts: list[str]
     scores: np.ndarray
     num_rows: np.ndarray
-    num_kept: np.ndarray
+    kept: list[np.ndarray]
     timings: Mapping[str, float]
 
 
@@ -68,26 +69,28 @@ def _together(request: Request, params: Any, speller: Speller, generation: Gener
     cache_len = bucket(request.length + generation.max_new_tokens, 128)
     parts = (request.visual, request.batch, request.selection)
     prefilled = prefill(request.model, params, *parts, request.length, cache_len)
-    scores, num_rows, num_kept = map(np.asarray, (prefilled.scores, prefilled.num_rows, prefilled.num_kept))
+    scores, num_rows, source = map(np.asarray, (prefilled.scores, prefilled.num_rows, prefilled.source))
+    first_visual = request.batch.text_ids.shape[1] + request.batch.stamp_ids[0].size
+    kept = [row[row >= first_visual] - first_visual for row in source]
     clock.has_read()
     steps = decode(request.model, params, prefilled.logits, prefilled.cache, *generation.arguments())
     clock.has_decoded(_spell(speller, steps))
-    return Replies(speller.texts(), scores, num_rows, num_kept, clock.timings())
+    return Replies(speller.texts(), scores, num_rows, kept, clock.timings())
 
 
 def _in_turn(request: Request, params: Any, speller: Speller, generation: Generation) -> Replies:
     clock = Clock()
     plans, scores = plan_request(request, params)
     reader = reader_of(request, params)
-    counts = []
+    num_rows, kept = [], []
     for row in range(len(speller.tokens)):
         plan = plan_of(plans, row)
         logits = reader.read(plan, generation.max_new_tokens).block_until_ready()
         clock.has_read()
         clock.has_decoded(_spell(speller, reader.generate(logits, *generation.arguments()), row))
-        counts.append((len(plan.valid), int((plan.visual >= 0).sum())))
-    num_rows, num_kept = np.array(counts).T
-    return Replies(speller.texts(), np.asarray(scores), num_rows, num_kept, clock.timings())
+        num_rows.append(len(plan.valid))
+        kept.append(plan.visual[plan.visual >= 0])
+    return Replies(speller.texts(), np.asarray(scores), np.array(num_rows), kept, clock.timings())
 
 
 def plan_request(request: Request, params: Any) -> tuple[RowPlan, jax.Array]:
