@@ -42,7 +42,8 @@ def test_released_model_from_pixels_to_greedy_ids(golden_dir):
     prefilled = prefill(model, full.params, visual, batch, selection, exact.row_len, exact.row_len + len(expected))
     error = np.abs(np.asarray(prefilled.logits[0]) - golden["greedy.logits"][0]).max()
     assert error <= golden.tolerance("greedy.logits")
-    assert prefilled.num_kept.tolist() == [len(golden["a.keep"])]
+    first_visual = batch.text_ids.shape[1] + batch.stamp_ids[0].size
+    assert (prefilled.source >= first_visual).sum(-1).tolist() == [len(golden["a.keep"])]
     assert prefilled.num_rows.tolist() == [len(golden["a.inputs_embeds"][0])]
     chosen = [step.tolist() for step in decode(model, full.params, *prefilled[:2], len(expected), (), GREEDY, 0)]
     assert chosen == [[token] for token in expected.tolist()]

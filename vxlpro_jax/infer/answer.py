@@ -44,8 +44,9 @@ class Answer:
     evidence: the spans that the selector scored best, best first; evidence_by_video: the same, video by video.
     spacings_s: seconds from one frame looked at to the next, of each video. num_tokens: rows that the LLM read;
     num_kept, num_visual: visual tokens kept, and how many there were. kept_groups: the groups of which any was kept,
-    counted over all videos. timings, of the whole batch that the answer came from: seconds prefill_s, decode_s and per_token_s, and num_steps, the steps of decoding: as many as the longest
-    answer has tokens, and the sum over the answers where long prompts are read in turn.
+    counted over all videos. timings, of the whole batch that the answer came from: seconds prefill_s, decode_s and
+    per_token_s, and num_steps, the steps of decoding: as many as the longest answer has tokens, and the sum over the
+    answers where long prompts are read in turn.
     """
 
     text: str
