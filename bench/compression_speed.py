@@ -34,7 +34,8 @@ from vxlpro_jax.data.batching import build_rows
 from vxlpro_jax.data.conversation import Prompt
 from vxlpro_jax.data.tokenizer import load_tokenizer
 from vxlpro_jax.infer.answer import VideoXLPro
-from vxlpro_jax.infer.generate import encode_frames, prefill
+from vxlpro_jax.infer.generate import encode_frames
+from vxlpro_jax.infer.kv_cache import allocate
 from vxlpro_jax.loading import EMBEDDED
 from vxlpro_jax.models.part_configs import Compression, with_compression
 from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig
@@ -43,7 +44,7 @@ from vxlpro_jax.train.flops import count_flops
 from vxlpro_jax.train.stages import StageConfig, stage_loss
 from vxlpro_jax.train.state import new_state
 from vxlpro_jax.train.step import TrainStep, make_train_step
-from vxlpro_jax.types import IGNORE_LABEL, VIDEO_MARK, ClipBatch, Selection
+from vxlpro_jax.types import IGNORE_LABEL, VIDEO_MARK, ClipBatch, RowBatch, Selection
 
 RESULTS = Path(__file__).parent / "results" / "compression_speed.json"
 COMPRESSIONS = get_args(Compression)
@@ -219,8 +220,16 @@ def count(size: Size, compression: str) -> dict[str, Any]:
     model, side, length = VideoXLProModel(config), config.vision.image_size, batch.rows.row_source.shape[1]
     pixels = jax.ShapeDtypeStruct((size.num_frames, side, side, 3), jnp.float32)
     visual = jax.eval_shape(partial(encode_frames, model), params, pixels)
-    read = partial(prefill, model, length=length, cache_len=length + NEW_TOKENS)
-    cache = jax.eval_shape(read, params, visual, batch.rows, batch.selection).cache
+
+    def read(params: Any, visual: Any, rows: RowBatch, selection: Selection) -> Any:
+        def forward(module: VideoXLProModel) -> Any:
+            merged, _ = module.merge(visual[None], rows, selection, length)
+            cache = allocate(config.llm, 1, length + NEW_TOKENS, model.dtype)
+            return module.prefill(merged.embeds, merged.valid, cache)
+
+        return model.apply({"params": params}, method=forward)
+
+    cache = jax.eval_shape(read, params, visual, batch.rows, batch.selection)[1]
     tell = partial(model.apply, method=VideoXLProModel.decode_step)
     ids = jax.ShapeDtypeStruct((1,), jnp.int32)
     parts = {

@@ -13,7 +13,8 @@ from tests.golden_support import GoldenFile, lay_in, lay_out_tree
 from vxlpro_jax.data.batching import build_rows
 from vxlpro_jax.data.conversation import Prompt
 from vxlpro_jax.models.presets import VideoXLProConfig
-from vxlpro_jax.models.splice import mark_video_rows
+from vxlpro_jax.models.rope import rotate_rows
+from vxlpro_jax.models.splice import video_positions
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.train.losses import next_token_loss
 from vxlpro_jax.types import Selection, num_kept_by_rate
@@ -119,8 +120,9 @@ def check_cases(full: FullModel) -> None:
     golden.check("a.video_sequence", full.video_sequence(visual, batch))
     stamps = jnp.asarray(full.params["llm"]["embed_tokens"]["embedding"])[batch.stamp_ids]
     base = full.config.selector.rotation_base
-    rotated = mark_video_rows(stamps, visual, jnp.zeros(visual.shape[:3]), batch, base, score_use="none")
-    golden.check("a.rotated", np.concatenate(rotated, axis=2).reshape(-1, visual.shape[-1]))
+    positions = video_positions(batch.stamp_mask, batch.video_of_group, visual.shape[2])
+    sequence, positions = (jnp.concatenate(parts, axis=2) for parts in ((stamps, visual), positions))
+    golden.check("a.rotated", rotate_rows(sequence, positions, base).reshape(-1, visual.shape[-1]))
     for case in "ab":
         rows, scores, logits = full.run(visual, batch, float(golden[f"{case}.rate"]))
         golden.check(f"{case}.keep", full.kept(rows, batch))
@@ -156,7 +158,7 @@ def check_greedy(full: FullModel) -> None:
     rows, _, _ = full.run(visual, batch, float(golden["a.rate"]))
     length = rows.valid.shape[1]
     cache = empty_cache(full.config.llm, 1, length + steps)
-    logits, cache = _apply(full.config, VideoXLProModel.prefill, full.params, rows, cache)
+    logits, cache = _apply(full.config, VideoXLProModel.prefill, full.params, rows.embeds, rows.valid, cache)
     chosen, seen = [], []
     for _ in range(steps):
         seen.append(np.asarray(logits[0]))

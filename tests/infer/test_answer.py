@@ -16,6 +16,8 @@ from vxlpro_jax.data.conversation import question_prompt
 from vxlpro_jax.infer import replies
 from vxlpro_jax.infer.answer import Answer, VideoXLPro
 from vxlpro_jax.infer.generate import prefill
+from vxlpro_jax.infer.kept_rows import tokens_at
+from vxlpro_jax.infer.replies import plan_request
 from vxlpro_jax.types import VIDEO_MARK
 from vxlpro_jax.vocabulary import TokenIds
 
@@ -74,8 +76,9 @@ def test_a_batch_reads_what_single_questions_read(model):
 
     def logits(questions):
         request = model._request(indexes, questions, 5, None, None, None)
-        parts = (request.visual, request.batch, request.selection, request.length, 128)
-        return np.asarray(prefill(request.model, model.params, *parts).logits)
+        plans, _ = plan_request(request, model.params)
+        tokens = tokens_at(request.videos, plans.visual)
+        return np.asarray(prefill(request.model, model.params, plans, tokens, 128).logits)
 
     together = logits(QUESTIONS)
     for row, question in enumerate(QUESTIONS):

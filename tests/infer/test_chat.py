@@ -11,6 +11,7 @@ from vxlpro_jax.data.batching import build_rows
 from vxlpro_jax.data.conversation import Prompt, follow_up_ids, question_prompt, stamp_ids
 from vxlpro_jax.infer.answer import VideoXLPro
 from vxlpro_jax.infer.generate import decode, prefill
+from vxlpro_jax.infer.kept_rows import plan_prompts, tokens_at
 from vxlpro_jax.infer.token_sampler import Sampling
 from vxlpro_jax.types import IGNORE_LABEL, Selection
 
@@ -46,9 +47,10 @@ def asked_with_everything(answerer: VideoXLPro, index, turns, question, budget) 
     batch = build_rows([prompt], stamps, ROOMY.tokens_per_group, "question")
     selection = Selection(np.full((1, 1), 10**6, np.int32), np.full(1, budget, np.int32))
     length = batch.row_source.shape[1]
-    parts = (index.tokens, batch, selection, length, length + 5)
-    prefilled = prefill(answerer.model, answerer.params, *parts)
-    steps = decode(answerer.model, answerer.params, *prefilled[:2], 5, answerer.token_ids, Sampling(), 0)
+    plan, _ = plan_prompts(answerer.model, answerer.params, [index.tokens], batch, selection, length)
+    tokens = tokens_at([index.tokens], plan.visual)
+    prefilled = prefill(answerer.model, answerer.params, plan, tokens, length + 5)
+    steps = decode(answerer.model, answerer.params, *prefilled, 5, answerer.token_ids, Sampling(), 0)
     return " ".join(str(int(ids[0])) for ids in steps)
 
 

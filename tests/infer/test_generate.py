@@ -11,6 +11,7 @@ from tests.infer.askable import CONFIG, askable
 from vxlpro_jax.data.batching import build_rows, row_shapes
 from vxlpro_jax.data.conversation import Prompt
 from vxlpro_jax.infer.generate import decode, encode_frames, prefill
+from vxlpro_jax.infer.kept_rows import plan_prompts, tokens_at
 from vxlpro_jax.infer.kv_cache import allocate
 from vxlpro_jax.infer.token_sampler import Sampling, next_token
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
@@ -37,15 +38,16 @@ def test_released_model_from_pixels_to_greedy_ids(golden_dir):
     padded = exact._replace(num_groups=exact.num_groups + 1, stamp_len=exact.stamp_len + 2, row_len=exact.row_len + 30)
     batch = build_rows([prompt], stamps, tokens, "padded_row", padded)
     selection = full.selection(batch, float(golden["a.rate"]))
-    visual = jnp.pad(visual, ((0, 1), (0, 0), (0, 0)), constant_values=7)
     expected = golden["greedy.ids"]
-    prefilled = prefill(model, full.params, visual, batch, selection, exact.row_len, exact.row_len + len(expected))
+    videos = [np.asarray(visual)]
+    plan, _ = plan_prompts(model, full.params, videos, batch, selection, exact.row_len)
+    tokens = tokens_at(videos, plan.visual)
+    prefilled = prefill(model, full.params, plan, tokens, exact.row_len + len(expected))
     error = np.abs(np.asarray(prefilled.logits[0]) - golden["greedy.logits"][0]).max()
     assert error <= golden.tolerance("greedy.logits")
-    first_visual = batch.text_ids.shape[1] + batch.stamp_ids[0].size
-    assert (prefilled.source >= first_visual).sum(-1).tolist() == [len(golden["a.keep"])]
-    assert prefilled.num_rows.tolist() == [len(golden["a.inputs_embeds"][0])]
-    chosen = [step.tolist() for step in decode(model, full.params, *prefilled[:2], len(expected), (), GREEDY, 0)]
+    assert (plan.visual >= 0).sum() == len(golden["a.keep"])
+    assert plan.valid.sum() == len(golden["a.inputs_embeds"][0])
+    chosen = [step.tolist() for step in decode(model, full.params, *prefilled, len(expected), (), GREEDY, 0)]
     assert chosen == [[token] for token in expected.tolist()]
 
 

@@ -11,8 +11,10 @@ from tests.infer.askable import CONFIG, WORDS, askable, random_index
 from vxlpro_jax.infer import reading
 from vxlpro_jax.infer.answer import VideoXLPro
 from vxlpro_jax.infer.generate import prefill
+from vxlpro_jax.infer.kept_rows import tokens_at
 from vxlpro_jax.infer.kv_cache import allocate
-from vxlpro_jax.infer.reading import Reader, plan_of, plan_prompts, then_text
+from vxlpro_jax.infer.reading import Reader, plan_of, then_text
+from vxlpro_jax.infer.replies import plan_request
 from vxlpro_jax.infer.token_sampler import Sampling
 from vxlpro_jax.types import RowPlan
 
@@ -29,27 +31,19 @@ def short_pieces(monkeypatch):
 def planned(model: VideoXLPro, questions, num_groups: int = 12, **options):
     settings = {"keep_rate": None, "budget": None} | options
     request = model._request([random_index(num_groups)], questions, 5, *settings.values(), None)
-    parts = (request.visual, request.batch, request.selection, request.length)
-    plans, scores = plan_prompts(request.model, model.params, *parts)
-    return request, plans, scores
+    return request, plan_request(request, model.params)[0]
 
 
 @pytest.mark.parametrize("options", [{}, {"budget": 40}, {"keep_rate": 0.7}])
 def test_pieces_give_the_logits_of_the_whole(short_pieces, options):
     model = askable()
-    request, plans, scores = planned(model, QUESTIONS, **options)
-    parts = (request.visual, request.batch, request.selection, request.length)
-    whole = prefill(request.model, model.params, *parts, 256)
-    np.testing.assert_allclose(scores, whole.scores, atol=1e-6)
-    np.testing.assert_array_equal(plans.valid.sum(-1), whole.num_rows)
-    first_visual = request.batch.text_ids.shape[1] + request.batch.stamp_ids[0].size
-    np.testing.assert_array_equal((plans.visual >= 0).sum(-1), (whole.source >= first_visual).sum(-1))
-    visual = request.visual.reshape(-1, request.visual.shape[-1])
+    request, plans = planned(model, QUESTIONS, **options)
+    whole = prefill(request.model, model.params, plans, tokens_at(request.videos, plans.visual), 256)
     for row in range(3):
-        reader = Reader(request.model, model.params, visual)
+        reader = Reader(request.model, model.params, request.videos)
         plan = plan_of(plans, row)
         logits = reader.read(plan, 5)
-        assert reader.num_read == len(plan.valid) == int(whole.num_rows[row]) > 32
+        assert reader.num_read == len(plan.valid) == int(plans.valid[row].sum()) > 32
         np.testing.assert_allclose(logits[0], whole.logits[row], atol=2e-4)
     assert np.abs(np.asarray(whole.logits[0] - whole.logits[1])).max() > 0.1
 
@@ -60,13 +54,12 @@ def test_questions_share_what_they_keep(short_pieces):
     for score_use in ("none", "add"):
         config = replace(CONFIG, selector=replace(CONFIG.selector, score_use=score_use))
         model = askable(config)
-        request, plans, _ = planned(model, QUESTIONS)
-        visual = request.visual.reshape(-1, request.visual.shape[-1])
-        shared, last = Reader(request.model, model.params, visual), 0
+        request, plans = planned(model, QUESTIONS)
+        shared, last = Reader(request.model, model.params, request.videos), 0
         for row in range(3):
             plan = plan_of(plans, row)
             logits = shared.read(plan, 5)
-            alone = Reader(request.model, model.params, visual)
+            alone = Reader(request.model, model.params, request.videos)
             np.testing.assert_allclose(logits, alone.read(plan, 5), atol=2e-4)
             list(shared.generate(logits, 5, (), Sampling(), 0, 4))
             again, last = shared.num_read - last, shared.num_read
@@ -81,8 +74,8 @@ def test_questions_share_what_they_keep(short_pieces):
 
 def test_an_answer_is_held_and_a_broken_reading_is_begun_again(short_pieces):
     model = askable()
-    request, plans, _ = planned(model, QUESTIONS[:1])
-    reader = Reader(request.model, model.params, request.visual.reshape(-1, request.visual.shape[-1]))
+    request, plans = planned(model, QUESTIONS[:1])
+    reader = Reader(request.model, model.params, request.videos)
     plan = plan_of(plans, 0)
     logits = reader.read(plan, 40)
     told = [int(ids[0]) for ids in reader.generate(logits, 6, (), Sampling(), 0, 4)]
@@ -90,7 +83,7 @@ def test_an_answer_is_held_and_a_broken_reading_is_begun_again(short_pieces):
     before = reader.num_read
     on = reader.read(longer, 5)
     assert reader.num_read - before == 3  # the last token told, and the two new ones
-    fresh = Reader(request.model, model.params, reader.visual)
+    fresh = Reader(request.model, model.params, request.videos)
     np.testing.assert_allclose(on, fresh.read(longer, 5), atol=2e-4)
     steps = reader.generate(on, 6, (), Sampling(), 0, 1)
     next(steps)

@@ -4,22 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from tests.small_model import SMALL, keep_all, make_batch, make_row
+from tests.small_model import SMALL, make_batch, make_row
 from vxlpro_jax.data.batching import RowShapes
 from vxlpro_jax.models.rope import rotate_rows
-from vxlpro_jax.models.splice import (
-    mark_planned_rows,
-    mark_video_rows,
-    merge_rows,
-    plan_rows,
-    video_positions,
-)
+from vxlpro_jax.models.splice import labels_at, mark_rows, plan_rows, video_positions
 from vxlpro_jax.types import IGNORE_LABEL
 
-MERGE = jax.jit(merge_rows, static_argnames="length")
-MARK = jax.jit(mark_video_rows, static_argnames=("rotation_base", "score_use"))
 PLAN = jax.jit(plan_rows, static_argnames="length")
-MARK_PLANNED = jax.jit(mark_planned_rows, static_argnames=("rotation_base", "score_use"))
+MARK = jax.jit(mark_rows, static_argnames=("rotation_base", "score_use"))
 POSITIONS = jax.jit(video_positions, static_argnames="num_tokens")
 ROTATE = jax.jit(rotate_rows, static_argnames="base")
 TOKENS = SMALL.tokens_per_group
@@ -51,20 +43,54 @@ def random_parts(batch, seed=0):
     return text, stamps, visual, rng.random((size, groups, TOKENS)).astype(np.float32)
 
 
+def test_positions_of_thousands_of_groups_need_no_square_of_them():
+    """Several videos one after the other, with stamps of any length, and what is computed grows with the groups."""
+    rng = np.random.default_rng(0)
+    video = np.sort(rng.integers(0, 5, (1, 3000)).astype(np.int32), axis=1)
+    video[0, 2900:] = -1
+    stamp_mask = np.arange(6) < rng.integers(1, 7, (1, 3000, 1))
+    at_stamp, at_visual = map(np.asarray, POSITIONS(stamp_mask, video, num_tokens=TOKENS))
+    for number in range(5):
+        groups = np.flatnonzero(video[0] == number)
+        place = np.concatenate([np.append(at_stamp[0, g][stamp_mask[0, g]], at_visual[0, g]) for g in groups])
+        np.testing.assert_array_equal(place, np.arange(len(place)))
+    compiled = POSITIONS.lower(stamp_mask, video, num_tokens=TOKENS).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 3000 * 400
+
+
+def plan_everything(batch, scores):
+    return PLAN(scores, np.ones(scores.shape, bool), batch.stamp_mask, batch, length=60)
+
+
 def test_marks_are_rotation_and_scores_and_each_can_be_left_out():
     _, batch = make_batch(ROWS, shapes=SHAPES)
-    _, stamps, visual, scores = random_parts(batch)
-    at_stamp, at_visual = POSITIONS(batch.stamp_mask, batch.video_of_group, num_tokens=TOKENS)
-    plain = MARK(stamps, visual, scores, batch, rotation_base=None, score_use="none")
-    assert np.array_equal(plain[0], stamps) and np.array_equal(plain[1], visual)
-    scored = MARK(stamps, visual, scores, batch, rotation_base=None, score_use="add")
-    assert np.array_equal(scored[0], stamps) and np.array_equal(scored[1], visual + scores[..., None])
-    gated = MARK(stamps, visual, scores, batch, rotation_base=None, score_use="gate")
-    np.testing.assert_allclose(gated[1], (visual + 1) * scores[..., None], atol=1e-6)
-    both = MARK(stamps, visual, scores, batch, rotation_base=100.0, score_use="add")
-    np.testing.assert_allclose(both[0], ROTATE(stamps, at_stamp, base=100.0), atol=1e-6)
-    # The score comes after the rotation.
-    np.testing.assert_allclose(both[1], ROTATE(visual, at_visual, base=100.0) + scores[..., None], atol=1e-6)
+    *parts, scores = random_parts(batch)
+    everything = np.concatenate([part.reshape(2, -1, 8) for part in parts], axis=1)
+    plan, source = plan_everything(batch, scores)
+    source = np.asarray(source)
+    rows = np.take_along_axis(everything, np.maximum(source, 0)[..., None], axis=1)
+    text_len = batch.text_ids.shape[1]
+    places = [np.asarray(part).reshape(2, -1) for part in POSITIONS(batch.stamp_mask, batch.video_of_group, TOKENS)]
+    places = np.concatenate([np.zeros((2, text_len), np.int32), *places], axis=1)
+    positions = np.where(source >= 0, np.take_along_axis(places, np.maximum(source, 0), axis=1), 0)
+    first_visual = text_len + batch.stamp_ids[0].size
+    is_visual = source >= first_visual
+    padded = np.concatenate([np.zeros((2, first_visual), np.float32), scores.reshape(2, -1)], axis=1)
+    added = np.where(is_visual, np.take_along_axis(padded, np.maximum(source, 0), axis=1), 0)[..., None]
+    valid = (source >= 0)[..., None]
+
+    def marked(rotation_base, score_use):
+        return np.asarray(MARK(rows, plan, rotation_base=rotation_base, score_use=score_use))
+
+    assert np.array_equal(marked(None, "none"), np.where(valid, rows, 0))
+    assert np.array_equal(marked(None, "add"), np.where(valid, rows + added, 0))
+    gated = np.where(is_visual[..., None], (rows + 1) * added, rows)
+    np.testing.assert_allclose(marked(None, "gate"), np.where(valid, gated, 0), atol=1e-6)
+    # The score comes after the rotation; text is not rotated.
+    rotated = np.asarray(ROTATE(rows, positions, base=100.0)) + added
+    np.testing.assert_allclose(marked(100.0, "add"), np.where(valid, rotated, 0), atol=1e-6)
+    is_text = (source >= 0) & (source < text_len)
+    assert np.array_equal(marked(100.0, "add")[is_text], rows[is_text]) and (positions[~is_text] > 0).any()
 
 
 def reference_row(row, text, stamps, visual, keep_visual, keep_stamps, labels):
@@ -90,10 +116,12 @@ def reference_row(row, text, stamps, visual, keep_visual, keep_stamps, labels):
 def test_rows_are_in_reading_order_and_cut_at_the_right(length):
     _, batch = make_batch(ROWS, shapes=SHAPES)
     text, stamps, visual, scores = random_parts(batch)
+    everything = np.concatenate([part.reshape(2, -1, 8) for part in (text, stamps, visual)], axis=1)
     keep_visual = scores > 0.4
     keep_stamps = batch.stamp_mask & keep_visual.any(-1)[..., None]
-    merged = MERGE(text, stamps, visual, keep_visual, keep_stamps, batch, length=length)
-    assert merged.embeds.shape == (2, length, 8)
+    plan, source = PLAN(scores, keep_visual, keep_stamps, batch, length=length)
+    found_labels = np.asarray(labels_at(source, batch))
+    assert source.shape == (2, length)
     lengths = []
     for index, row in enumerate(ROWS):
         embeds, labels = reference_row(
@@ -101,47 +129,25 @@ def test_rows_are_in_reading_order_and_cut_at_the_right(length):
         )
         used = min(len(embeds), length)
         lengths.append(len(embeds))
-        np.testing.assert_array_equal(merged.embeds[index, :used], embeds[:used])
-        np.testing.assert_array_equal(merged.labels[index, :used], labels[:used])
-        np.testing.assert_array_equal(merged.valid[index], np.arange(length) < used)
-        assert (np.asarray(merged.embeds[index, used:]) == 0).all()
-        assert (np.asarray(merged.labels[index, used:]) == IGNORE_LABEL).all()
-        assert (np.asarray(merged.source[index, used:]) == -1).all()
+        np.testing.assert_array_equal(everything[index, source[index, :used]], embeds[:used])
+        np.testing.assert_array_equal(found_labels[index, :used], labels[:used])
+        np.testing.assert_array_equal(plan.valid[index], np.arange(length) < used)
+        tokens = np.concatenate([batch.text_ids[index], batch.stamp_ids[index].reshape(-1)])
+        is_visual = np.asarray(source[index, :used]) >= len(tokens)
+        np.testing.assert_array_equal(
+            np.asarray(plan.ids[index, :used])[~is_visual], tokens[np.asarray(source[index, :used])[~is_visual]]
+        )
+        expected = np.where(is_visual, np.asarray(source[index, :used]) - len(tokens), -1)
+        np.testing.assert_array_equal(plan.visual[index, :used], expected)
+        for field, empty in ((source, -1), (found_labels, IGNORE_LABEL), (plan.score, 0), (plan.visual, -1)):
+            assert (np.asarray(field[index, used:]) == empty).all()
     assert max(lengths) > 20  # something is cut
 
 
 def test_source_names_where_each_row_came_from():
     _, batch = make_batch(ROWS, shapes=SHAPES)
-    text, stamps, visual, _ = random_parts(batch)
-    everything = np.concatenate([part.reshape(2, -1, 8) for part in (text, stamps, visual)], axis=1)
-    keep = keep_all(batch).budget[:, None, None] > np.zeros(visual.shape[:3])
-    merged = MERGE(text, stamps, visual, keep, batch.stamp_mask, batch, length=60)
+    _, source = plan_everything(batch, random_parts(batch)[-1])
     for index in range(2):
-        used = int(merged.valid[index].sum())
-        source = np.asarray(merged.source[index, :used])
-        assert np.array_equal(source, batch.row_source[index][:used])
-        np.testing.assert_array_equal(merged.embeds[index, :used], everything[index][source])
-
-
-@pytest.mark.parametrize("score_use, base", [("add", 100.0), ("gate", 100.0), ("none", None)])
-def test_rows_made_from_a_plan_are_the_merged_rows(score_use, base):
-    """From any piece of the plan, with nothing but its own tokens and visual tokens."""
-    _, batch = make_batch(ROWS, shapes=SHAPES)
-    _, _, visual, scores = random_parts(batch)
-    rng = np.random.default_rng(5)
-    table = rng.standard_normal((SMALL.llm.vocab_size, 8)).astype(np.float32)
-    keep_visual, keep_stamps = rng.random(scores.shape) < 0.6, batch.stamp_mask & (rng.random((2, 5, 1)) < 0.7)
-    switches = {"rotation_base": base, "score_use": score_use}
-    stamps, marked = MARK(table[batch.stamp_ids], visual, scores, batch, **switches)
-    merged = MERGE(table[batch.text_ids], stamps, marked, keep_visual, keep_stamps, batch, length=40)
-    plan = PLAN(scores, keep_visual, keep_stamps, batch, length=40)
-    np.testing.assert_array_equal(plan.valid, merged.valid)
-    flat = visual.reshape(2, -1, 8)
-    for piece in (slice(0, 16), slice(16, 40)):
-        part = jax.tree.map(lambda field, at=piece: field[:, at], plan)
-        own = np.stack([flat[row][np.maximum(part.visual[row], 0)] for row in range(2)])
-        embeds = np.where(np.asarray(part.visual >= 0)[..., None], own, table[part.ids])
-        made = np.asarray(MARK_PLANNED(embeds, part, **switches))
-        valid = np.asarray(part.valid)
-        np.testing.assert_allclose(made[valid], np.asarray(merged.embeds[:, piece])[valid], atol=1e-5)
-    assert (np.asarray(plan.visual) >= 0).sum() > 10
+        used = int((source[index] >= 0).sum())
+        assert np.array_equal(source[index, :used], batch.row_source[index][:used])
+        assert (source[index, used:] == -1).all()

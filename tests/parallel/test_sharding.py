@@ -127,7 +127,7 @@ def test_prefill_and_decode_equal_the_unsharded_ones():
 
         def prefill(model):
             rows, _ = model.merge(visual, batch, keep_all(batch), length)
-            return model.prefill(rows, cache)
+            return model.prefill(rows.embeds, rows.valid, cache)
 
         logits, cache_now = model.apply({"params": params}, method=prefill)
         seen = [logits]

@@ -255,9 +255,7 @@ class VideoXLPro:
         query = self.config.selector.selector_query
         batch = build_rows(prompts, [stamps] * len(prompts), tokens, query, shapes)
         selection, length, model = self._selection(prompts, indexes, stamps, shapes, max_new_tokens, keep_rate, budget)
-        visual = np.concatenate([index.tokens for index in indexes])
-        padding = np.zeros((shapes.num_groups - len(visual), *visual.shape[1:]), visual.dtype)
-        return Request(indexes, batch, np.concatenate([visual, padding]), selection, length, model)
+        return Request(indexes, batch, selection, length, model)
 
     def _selection(
         self,

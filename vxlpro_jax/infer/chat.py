@@ -83,7 +83,7 @@ class Chat:
         self._plan = then_text(plan, speller.tokens[0])
         self.turns.append(Turn(question, texts[0]))
         num_rows, kept = np.array([len(plan.valid)]), [plan.visual[plan.visual >= 0]]
-        return self._answers(request, Replies(texts, np.asarray(scores), num_rows, kept, clock.timings()))[0]
+        return self._answers(request, Replies(texts, scores, num_rows, kept, clock.timings()))[0]
 
     def _check_room(self, length: int, max_new_tokens: int) -> None:
         if length + max_new_tokens > self._context_len:

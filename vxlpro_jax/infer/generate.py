@@ -16,21 +16,17 @@ from vxlpro_jax.infer.kv_cache import allocate
 from vxlpro_jax.infer.token_sampler import Sampling, next_token
 from vxlpro_jax.models.qwen2 import KVCache
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
-from vxlpro_jax.types import RowBatch, Selection
+from vxlpro_jax.types import RowPlan
 
 DECODE_BLOCK = 32  # tokens that one call of the device may make: enough to hide the call, few to throw away
 STREAM_STRIDE = 4  # the same where somebody watches the text grow
 
 
 class Prefilled(NamedTuple):
-    """A batch of prompts, read. logits float32 [B, V] of the next token; scores [B, G, P] of the visual tokens;
-    num_rows int32 [B]: rows that the LLM read; source int32 [B, L]: where each of them came from, as in MergedRows."""
+    """A batch of prompts, read. logits float32 [B, V] of the next token."""
 
     logits: Array
     cache: KVCache
-    scores: Array
-    num_rows: Array
-    source: Array
 
 
 @partial(jax.jit, static_argnames=("model",))
@@ -39,24 +35,16 @@ def encode_frames(model: VideoXLProModel, params: Any, pixels: Float[Array, "T S
     return model.apply({"params": params}, pixels, jnp.arange(pixels.shape[0]), method=VideoXLProModel.encode)
 
 
-@partial(jax.jit, static_argnames=("model", "length", "cache_len"))
+@partial(jax.jit, static_argnames=("model", "cache_len"))
 def prefill(
-    model: VideoXLProModel,
-    params: Any,
-    visual: Float[Array, "G P D"],
-    batch: RowBatch,
-    selection: Selection,
-    length: int,
-    cache_len: int,
+    model: VideoXLProModel, params: Any, plan: RowPlan, visual: Float[Array, "B L D"], cache_len: int
 ) -> Prefilled:
-    """Selects, splices and reads. visual is shared by all rows; `length` rows are read, `cache_len` slots allocated."""
-    size = batch.text_ids.shape[0]
+    """Reads planned rows into a cache of `cache_len` slots. visual: the visual token of each row; anything where the
+    plan names none."""
 
     def forward(module: VideoXLProModel) -> Prefilled:
-        shared = jnp.broadcast_to(visual, (size, *visual.shape))
-        rows, scores = module.merge(shared, batch, selection, length)
-        logits, cache = module.prefill(rows, allocate(module.config.llm, size, cache_len, module.dtype))
-        return Prefilled(logits, cache, scores, rows.valid.sum(-1), rows.source)
+        cache = allocate(module.config.llm, len(plan.valid), cache_len, module.dtype)
+        return Prefilled(*module.prefill(module.embed_rows(plan, visual), plan.valid, cache))
 
     return model.apply({"params": params}, method=forward)
 

@@ -12,34 +12,20 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from vxlpro_jax.data.batching import bucket
 from vxlpro_jax.infer.generate import decode
+from vxlpro_jax.infer.kept_rows import tokens_at
 from vxlpro_jax.infer.kv_cache import allocate, grow, rewind
 from vxlpro_jax.infer.token_sampler import Sampling
 from vxlpro_jax.models.qwen2 import KVCache
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
-from vxlpro_jax.types import RowBatch, RowPlan, Selection
+from vxlpro_jax.types import RowPlan
 
 PIECE_LEN = 2048  # rows read at once: enough to keep matrix units busy, and their activations stay below 200 MiB at 3B
 SHORTEST_PIECE = 64
-
-
-@partial(jax.jit, static_argnames=("model", "length"))
-def plan_prompts(
-    model: VideoXLProModel,
-    params: Any,
-    visual: Float[Array, "G P D"],
-    batch: RowBatch,
-    selection: Selection,
-    length: int,
-) -> tuple[RowPlan, Float[Array, "B G P"]]:
-    """What each prompt keeps of the videos, as a plan of its rows; and the scores. visual is shared by all rows."""
-    shared = jnp.broadcast_to(visual, (batch.text_ids.shape[0], *visual.shape))
-    return model.apply({"params": params}, shared, batch, selection, length, method=VideoXLProModel.plan)
 
 
 def plan_of(plans: RowPlan, row: int) -> RowPlan:
@@ -61,12 +47,12 @@ def _read_piece(model, params, plan, visual, last, cache):
 
 
 class Reader:
-    """A cache for one row, and what it holds. visual [G * P, D]: the tokens that plans speak of, on the host."""
+    """A cache for one row, and what it holds. videos: the tokens [G, P, D] that plans speak of, on the host."""
 
-    def __init__(self, model: VideoXLProModel, params: Any, visual: np.ndarray):
+    def __init__(self, model: VideoXLProModel, params: Any, videos: Sequence[np.ndarray]):
         self.model = model
         self.params = params
-        self.visual = visual
+        self.videos = videos
         self.num_read = 0  # rows that went through the model, for tests and timings
         self._plan: RowPlan | None = None
         self._cache: KVCache | None = None
@@ -84,7 +70,7 @@ class Reader:
         self._plan, self._cache = plan, None
         for first in range(start, length, piece):
             part = RowPlan(*(_padded(field[first : first + piece], piece)[None] for field in plan))
-            visual = self.visual[np.maximum(part.visual, 0)]
+            visual = tokens_at(self.videos, part.visual)
             last = np.int32(min(piece, length - first) - 1)
             logits, cache = _read_piece(self.model, self.params, part, visual, last, cache)
         self.num_read += length - start
@@ -138,5 +124,5 @@ class Reader:
 
 
 def _padded(field: np.ndarray, length: int) -> np.ndarray:
-    """Padding is never valid, so that its contents do not matter."""
+    """Padding is never valid: its contents do not matter."""
     return np.pad(field, (0, length - len(field)))

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from vxlpro_jax.data.batching import bucket
 from vxlpro_jax.infer.generate import DECODE_BLOCK, STREAM_STRIDE, decode, prefill
-from vxlpro_jax.infer.reading import PIECE_LEN, Reader, plan_of, plan_prompts
+from vxlpro_jax.infer.kept_rows import plan_prompts, tokens_at
+from vxlpro_jax.infer.reading import PIECE_LEN, Reader, plan_of
 from vxlpro_jax.infer.spelling import Speller, TextCodec
 from vxlpro_jax.infer.token_sampler import Sampling
 from vxlpro_jax.infer.video_index import VideoIndex
@@ -25,10 +25,14 @@ class Request(NamedTuple):
 
     indexes: list[VideoIndex]
     batch: Any
-    visual: Any
     selection: Selection
     length: int
     model: VideoXLProModel
+
+    @property
+    def videos(self) -> list[np.ndarray]:
+        """The tokens of each video, on the host."""
+        return [index.tokens for index in self.indexes]
 
 
 class Generation(NamedTuple):
@@ -67,15 +71,14 @@ def reply(request: Request, params: Any, tokenizer: TextCodec, generation: Gener
 def _together(request: Request, params: Any, speller: Speller, generation: Generation) -> Replies:
     clock = Clock()
     cache_len = bucket(request.length + generation.max_new_tokens, 128)
-    parts = (request.visual, request.batch, request.selection)
-    prefilled = prefill(request.model, params, *parts, request.length, cache_len)
-    scores, num_rows, source = map(np.asarray, (prefilled.scores, prefilled.num_rows, prefilled.source))
-    first_visual = request.batch.text_ids.shape[1] + request.batch.stamp_ids[0].size
-    kept = [row[row >= first_visual] - first_visual for row in source]
+    plans, scores = plan_request(request, params)
+    prefilled = prefill(request.model, params, plans, tokens_at(request.videos, plans.visual), cache_len)
+    prefilled.logits.block_until_ready()
     clock.has_read()
     steps = decode(request.model, params, prefilled.logits, prefilled.cache, *generation.arguments())
     clock.has_decoded(_spell(speller, steps))
-    return Replies(speller.texts(), scores, num_rows, kept, clock.timings())
+    kept = [visual[visual >= 0] for visual in plans.visual]
+    return Replies(speller.texts(), scores, plans.valid.sum(-1), kept, clock.timings())
 
 
 def _in_turn(request: Request, params: Any, speller: Speller, generation: Generation) -> Replies:
@@ -90,18 +93,17 @@ def _in_turn(request: Request, params: Any, speller: Speller, generation: Genera
         clock.has_decoded(_spell(speller, reader.generate(logits, *generation.arguments()), row))
         num_rows.append(len(plan.valid))
         kept.append(plan.visual[plan.visual >= 0])
-    return Replies(speller.texts(), np.asarray(scores), np.array(num_rows), kept, clock.timings())
+    return Replies(speller.texts(), scores, np.array(num_rows), kept, clock.timings())
 
 
-def plan_request(request: Request, params: Any) -> tuple[RowPlan, jax.Array]:
+def plan_request(request: Request, params: Any) -> tuple[RowPlan, np.ndarray]:
     """The plans of the request's prompts, and the scores behind them."""
-    parts = (request.visual, request.batch, request.selection)
-    return plan_prompts(request.model, params, *parts, request.length)
+    return plan_prompts(request.model, params, request.videos, request.batch, request.selection, request.length)
 
 
 def reader_of(request: Request, params: Any) -> Reader:
     """A reader of the request's videos."""
-    return Reader(request.model, params, request.visual.reshape(-1, request.visual.shape[-1]))
+    return Reader(request.model, params, request.videos)
 
 
 def _spell(speller: Speller, steps: Iterable[np.ndarray], first_row: int = 0) -> int:

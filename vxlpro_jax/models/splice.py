@@ -1,11 +1,12 @@
-"""Videos into prompts: rotation and scores onto the video's rows, then one row of text, stamps and kept tokens.
+"""Videos into prompts: which rows of text, stamps and kept tokens the LLM reads, and what a video's rows carry besides.
 
 Source: SPEC 9.2 and 9.5 to 9.7. Shapes stay static whatever is kept: kept rows are moved to the front and the rest is
-padding.
+padding. Rows are planned first and made afterwards, so that what is dropped costs a few numbers and no width.
 """
 
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -31,74 +32,11 @@ def video_positions(
     stamp_len = stamp_mask.sum(-1)
     row_len = jnp.where(real[..., 0], stamp_len + num_tokens, 0)
     start = jnp.cumsum(row_len, -1) - row_len
-    same_video = video_of_group[:, :, None] == video_of_group[:, None, :]
-    video_start = jnp.where(same_video, start[:, None, :], jnp.iinfo(jnp.int32).max).min(-1)
+    opens_video = jnp.diff(video_of_group, axis=-1, prepend=-1) != 0
+    video_start = jax.lax.cummax(jnp.where(opens_video, start, 0), axis=1)  # a video's groups stand together
     first = (start - video_start)[..., None]
     stamp_positions = first + jnp.cumsum(stamp_mask, -1) - stamp_mask
     return stamp_positions, first + stamp_len[..., None] + jnp.arange(num_tokens)
-
-
-def mark_video_rows(
-    stamps: Float[Array, "B G W D"],
-    visual: Float[Array, "B G P D"],
-    scores: Float[Array, "B G P"],
-    batch: RowBatch,
-    rotation_base: float | None,
-    score_use: Literal["add", "gate", "none"],
-) -> tuple[Float[Array, "B G W D"], Float[Array, "B G P D"]]:
-    """Stamps and visual tokens rotated by their row number, and scores put into the visual ones (SPEC 9.5, 9.6).
-
-    score_use: see SelectorConfig.
-    """
-    if rotation_base is not None:
-        at_stamp, at_visual = video_positions(batch.stamp_mask, batch.video_of_group, visual.shape[2])
-        stamps = rotate_rows(stamps, at_stamp, rotation_base)
-        visual = rotate_rows(visual, at_visual, rotation_base)
-    if score_use == "none":
-        return stamps, visual
-    return stamps, _scored(visual, scores, score_use)
-
-
-def _scored(visual, scores, score_use: str):
-    added = scores[..., None].astype(visual.dtype)
-    return (visual * added if score_use == "gate" else visual) + added
-
-
-def _kept_in_order(
-    keep_visual: Bool[Array, "B G P"], keep_stamps: Bool[Array, "B G W"], batch: RowBatch, length: int
-) -> tuple[Int[Array, "B L"], Bool[Array, "B L"]]:
-    """Sources (RowBatch.row_source) of the text and of what was kept, in reading order; the second is False where there
-    are no more."""
-    size = keep_visual.shape[0]
-    text = jnp.ones(batch.text_ids.shape, bool)
-    kept = jnp.concatenate([text, keep_stamps.reshape(size, -1), keep_visual.reshape(size, -1)], axis=1)
-    wanted = (batch.row_source >= 0) & jnp.take_along_axis(kept, jnp.maximum(batch.row_source, 0), axis=1)
-    order = jnp.argsort(~wanted, axis=1, stable=True)[:, :length]
-    valid = jnp.take_along_axis(wanted, order, axis=1)
-    return jnp.where(valid, jnp.take_along_axis(batch.row_source, order, axis=1), -1), valid
-
-
-def merge_rows(
-    text: Float[Array, "B Lt D"],
-    stamps: Float[Array, "B G W D"],
-    visual: Float[Array, "B G P D"],
-    keep_visual: Bool[Array, "B G P"],
-    keep_stamps: Bool[Array, "B G W"],
-    batch: RowBatch,
-    length: int,
-) -> MergedRows:
-    """One row per prompt: text and what was kept of its videos, in reading order, moved to the front of `length` rows.
-
-    Rows beyond `length` are cut at the right.
-    """
-    size, dim = text.shape[0], text.shape[-1]
-    rows = jnp.concatenate([part.reshape(size, -1, dim) for part in (text, stamps, visual)], axis=1)
-    source, valid = _kept_in_order(keep_visual, keep_stamps, batch, length)
-    embeds = jnp.take_along_axis(rows, jnp.maximum(source, 0)[..., None], axis=1)
-    text_len = batch.labels.shape[1]
-    label = jnp.take_along_axis(batch.labels, jnp.clip(source, 0, text_len - 1), axis=1)
-    labels = jnp.where((source >= 0) & (source < text_len), label, IGNORE_LABEL)
-    return MergedRows(jnp.where(valid[..., None], embeds, 0), valid, labels, source)
 
 
 def plan_rows(
@@ -107,37 +45,61 @@ def plan_rows(
     keep_stamps: Bool[Array, "B G W"],
     batch: RowBatch,
     length: int,
-) -> RowPlan:
-    """The rows that merge_rows makes, as a plan."""
-    size, num_visual = scores.shape[0], scores[0].size
-    source, valid = _kept_in_order(keep_visual, keep_stamps, batch, length)
-    at_stamp, at_visual = video_positions(batch.stamp_mask, batch.video_of_group, scores.shape[2])
-    text = jnp.zeros_like(batch.text_ids)
-    stamps = batch.stamp_ids.reshape(size, -1)
-    numbers = jnp.broadcast_to(jnp.arange(num_visual), (size, num_visual))
+) -> tuple[RowPlan, Int[Array, "B L"]]:
+    """Text and what was kept of the videos, moved to the front of `length` rows; what is beyond is cut at the right.
 
-    def pick(text, stamps, visual, missing):
-        rows = jnp.concatenate([text, stamps.reshape(size, -1), visual.reshape(size, -1)], axis=1)
-        return jnp.where(valid, jnp.take_along_axis(rows, jnp.maximum(source, 0), axis=1), missing)
+    The second is where each row came from, as in RowBatch.row_source; -1 = padding.
+    """
+    size, text_len = batch.text_ids.shape
 
-    return RowPlan(
-        ids=pick(batch.text_ids, stamps, jnp.zeros_like(numbers), 0),
-        visual=pick(text - 1, jnp.full_like(stamps, -1), numbers, -1),
-        place=pick(text, at_stamp, at_visual, 0),
-        score=pick(text.astype(scores.dtype), jnp.zeros(stamps.shape, scores.dtype), scores, 0),
-        valid=valid,
+    def per_source(of_text, of_stamps, of_visual):
+        return jnp.concatenate([part.reshape(size, -1) for part in (of_text, of_stamps, of_visual)], axis=1)
+
+    no_text, no_stamps = jnp.zeros((size, text_len), jnp.int32), jnp.zeros(batch.stamp_ids.shape, jnp.int32)
+    no_visual = jnp.zeros(scores.shape, jnp.int32)
+    kept = per_source(no_text == 0, keep_stamps, keep_visual)
+    wanted = (batch.row_source >= 0) & jnp.take_along_axis(kept, jnp.maximum(batch.row_source, 0), axis=1)
+    place = jnp.where(wanted, jnp.cumsum(wanted, axis=1) - 1, length)
+    empty = jnp.full((size, length), -1, jnp.int32)
+    source = empty.at[jnp.arange(size)[:, None], place].set(batch.row_source, mode="drop")
+
+    def at_source(of_text, of_stamps, of_visual):
+        values = per_source(of_text, of_stamps, of_visual)
+        return jnp.where(source >= 0, jnp.take_along_axis(values, jnp.maximum(source, 0), axis=1), 0)
+
+    positions = video_positions(batch.stamp_mask, batch.video_of_group, scores.shape[2])
+    first_visual = text_len + batch.stamp_ids[0].size
+    plan = RowPlan(
+        ids=at_source(batch.text_ids, batch.stamp_ids, no_visual),
+        visual=jnp.maximum(source - first_visual, -1),
+        place=at_source(no_text, *positions),
+        score=at_source(no_text.astype(scores.dtype), no_stamps.astype(scores.dtype), scores),
+        valid=source >= 0,
     )
+    return plan, source
 
 
-def mark_planned_rows(
+def labels_at(source: Int[Array, "B L"], batch: RowBatch) -> Int[Array, "B L"]:
+    """Labels of the rows that came from there; none but text has one."""
+    text_len = batch.labels.shape[1]
+    label = jnp.take_along_axis(batch.labels, jnp.clip(source, 0, text_len - 1), axis=1)
+    return jnp.where((source >= 0) & (source < text_len), label, IGNORE_LABEL)
+
+
+def mark_rows(
     embeds: Float[Array, "B L D"],
     plan: RowPlan,
     rotation_base: float | None,
     score_use: Literal["add", "gate", "none"],
 ) -> Float[Array, "B L D"]:
-    """mark_video_rows for rows that a plan names. embeds: tokens' embeddings and visual tokens, in the plan's order."""
+    """Rows of videos rotated by their row number, and scores put into the visual ones (SPEC 9.5, 9.6); padding zero.
+
+    embeds: tokens' embeddings and visual tokens, in the plan's order. score_use: see SelectorConfig.
+    """
     if rotation_base is not None:
         embeds = rotate_rows(embeds, plan.place, rotation_base)
-    if score_use == "none":
-        return embeds
-    return jnp.where((plan.visual >= 0)[..., None], _scored(embeds, plan.score, score_use), embeds)
+    if score_use != "none":
+        added = plan.score[..., None].astype(embeds.dtype)
+        marked = (embeds * added if score_use == "gate" else embeds) + added
+        embeds = jnp.where((plan.visual >= 0)[..., None], marked, embeds)
+    return jnp.where(plan.valid[..., None], embeds, 0)

@@ -19,7 +19,7 @@ from vxlpro_jax.models.projector import Projector, pool_grid
 from vxlpro_jax.models.qwen2 import KVCache, Qwen2
 from vxlpro_jax.models.selector import QuerySelector, keep_tokens, normalise_scores
 from vxlpro_jax.models.siglip import SiglipTower, resize_grid
-from vxlpro_jax.models.splice import MergedRows, mark_planned_rows, mark_video_rows, merge_rows, plan_rows
+from vxlpro_jax.models.splice import MergedRows, labels_at, mark_rows, plan_rows
 from vxlpro_jax.parallel import axes
 from vxlpro_jax.parallel.axes import Rules
 from vxlpro_jax.types import RowBatch, RowPlan, Selection
@@ -69,9 +69,23 @@ class VideoXLProModel(nn.Module):
 
     def score(self, visual: Float[Array, "B G P D"], batch: RowBatch) -> Float[Array, "B G P"]:
         """Relevance of each visual token to the row's query, stretched to [0, 1] per video."""
-        stamps = self.llm.embed(batch.stamp_ids, self.dtype)
-        raw = self.selector(visual.astype(self.dtype), stamps, batch.stamp_mask, self._query(batch), batch.query_mask)
+        raw = self.raw_scores(visual, batch.stamp_ids, batch.stamp_mask, self.mean_query(batch))
         return normalise_scores(raw, batch.video_of_group)
+
+    def mean_query(self, batch: RowBatch) -> Float[Array, "B D"]:
+        """What the scores know of each row's query."""
+        return self.selector.mean_query(self._query(batch), batch.query_mask)
+
+    def raw_scores(
+        self,
+        visual: Float[Array, "V G P D"],
+        stamp_ids: Int[Array, "V G W"],
+        stamp_mask: Bool[Array, "V G W"],
+        mean_query: Float[Array, "B D"],
+    ) -> Float[Array, "B G P"]:
+        """Scores before they are stretched, of all groups or some. V: see QuerySelector.score."""
+        stamps = self.llm.embed(stamp_ids, self.dtype)
+        return self.selector.score(visual.astype(self.dtype), stamps, stamp_mask, mean_query)
 
     def _query(self, batch: RowBatch) -> Float[Array, "B L D"]:
         text = self.llm.embed(batch.text_ids, self.dtype)
@@ -84,22 +98,26 @@ class VideoXLProModel(nn.Module):
         self, visual: Float[Array, "B G P D"], batch: RowBatch, selection: Selection, length: int
     ) -> tuple[MergedRows, Float[Array, "B G P"]]:
         """The rows that the LLM reads, in `length` static places, and the scores that chose them."""
-        cfg = self.config.selector
-        visual = visual.astype(self.dtype)
         scores = self.score(visual, batch)
-        keep_visual, keep_stamps = keep_tokens(scores, batch.video_of_group, batch.stamp_mask, selection, cfg)
-        stamps = self.llm.embed(batch.stamp_ids, self.dtype)
-        stamps, visual = mark_video_rows(stamps, visual, scores, batch, cfg.rotation_base, cfg.score_use)
-        text = self.llm.embed(batch.text_ids, self.dtype)
-        return merge_rows(text, stamps, visual, keep_visual, keep_stamps, batch, length), scores
+        plan, source = self.plan(scores, batch, selection, length)
+        flat = visual.reshape(visual.shape[0], -1, visual.shape[-1])
+        tokens = jnp.take_along_axis(flat, jnp.maximum(plan.visual, 0)[..., None], axis=1)
+        return MergedRows(self.embed_rows(plan, tokens), plan.valid, labels_at(source, batch), source), scores
 
     def plan(
-        self, visual: Float[Array, "B G P D"], batch: RowBatch, selection: Selection, length: int
-    ) -> tuple[RowPlan, Float[Array, "B G P"]]:
-        """The rows of `merge` as a plan, from which `read` makes them piece by piece; and the scores."""
-        scores = self.score(visual, batch)
+        self, scores: Float[Array, "B G P"], batch: RowBatch, selection: Selection, length: int
+    ) -> tuple[RowPlan, Int[Array, "B L"]]:
+        """The rows that the scores and the selection keep, and where each came from (splice.plan_rows)."""
         kept = keep_tokens(scores, batch.video_of_group, batch.stamp_mask, selection, self.config.selector)
-        return plan_rows(scores, *kept, batch, length), scores
+        return plan_rows(scores, *kept, batch, length)
+
+    def embed_rows(self, plan: RowPlan, visual: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """What the LLM reads of planned rows, all or some. visual: the visual token of each row; anything where the
+        plan names none."""
+        cfg = self.config.selector
+        tokens = self.llm.embed(plan.ids, self.dtype)
+        embeds = jnp.where((plan.visual >= 0)[..., None], visual.astype(self.dtype), tokens)
+        return mark_rows(embeds, plan, cfg.rotation_base, cfg.score_use)
 
     def read(
         self, plan: RowPlan, visual: Float[Array, "B L D"], last: Int[Array, ""], cache: KVCache
@@ -108,10 +126,7 @@ class VideoXLProModel(nn.Module):
 
         visual: the visual token of each row; anything where the plan names none.
         """
-        cfg = self.config.selector
-        tokens = self.llm.embed(plan.ids, self.dtype)
-        embeds = jnp.where((plan.visual >= 0)[..., None], visual.astype(self.dtype), tokens)
-        embeds = mark_planned_rows(embeds, plan, cfg.rotation_base, cfg.score_use)
+        embeds = self.embed_rows(plan, visual)
         positions = cache.valid.sum(-1)[:, None] + _positions(plan.valid)
         hidden, filled = self.llm(embeds, positions, plan.valid, cache)
         assert filled is not None  # a cache went in
@@ -132,11 +147,13 @@ class VideoXLProModel(nn.Module):
         hidden, _ = self.llm(rows.embeds, _positions(rows.valid), rows.valid)
         return hidden, rows.labels, scores
 
-    def prefill(self, rows: MergedRows, cache: KVCache) -> tuple[Float[Array, "B V"], KVCache]:
+    def prefill(
+        self, embeds: Float[Array, "B L D"], valid: Bool[Array, "B L"], cache: KVCache
+    ) -> tuple[Float[Array, "B V"], KVCache]:
         """Reads the prompts into the cache; logits of the token that follows each."""
-        hidden, filled = self.llm(rows.embeds, _positions(rows.valid), rows.valid, cache)
+        hidden, filled = self.llm(embeds, _positions(valid), valid, cache)
         assert filled is not None  # a cache went in
-        last = jnp.maximum(rows.valid.sum(-1) - 1, 0)
+        last = jnp.maximum(valid.sum(-1) - 1, 0)
         return self.llm.logits(jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]), filled
 
     def decode_step(self, ids: Int[Array, "B"], cache: KVCache) -> tuple[Float[Array, "B V"], KVCache]:
