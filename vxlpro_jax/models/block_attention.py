@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 # Scores of one block of queries and keys are 32 MiB at 16 heads; smaller ones leave a matrix unit idle.
@@ -75,6 +76,12 @@ def _put(whole, part, start, add: bool = False):
     return jax.lax.dynamic_update_slice_in_dim(whole, part, start, axis=1)
 
 
+def _as_stored(x):
+    """Pins the order of axes in memory. Without it XLA for GPUs turns the whole cache round for the products, and back:
+    a second cache."""
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+
+
 def _grouped(x_BLN, num_kv_heads: int):
     """[B, L, N, ...] -> [B, K, R, L, ...]: the R query heads of one key head stand together."""
     batch, length, num_heads = x_BLN.shape[:3]
@@ -109,7 +116,8 @@ def _forward(q, keys, values, layer, key_valid, first_slot):
         start = _start(block, key_size, num_keys)
         size = (1, *keys.shape[1:2], key_size, *keys.shape[3:])
         k, v = (
-            jax.lax.dynamic_slice(stored, (layer, 0, start, 0, 0), size)[0].astype(q.dtype) for stored in (keys, values)
+            _as_stored(jax.lax.dynamic_slice(stored, (layer, 0, start, 0, 0), size))[0].astype(q.dtype)
+            for stored in (keys, values)
         )
         slots = start + jnp.arange(key_size)
         valid = _take(key_valid, start, key_size) & (slots >= block * key_size)
