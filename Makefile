@@ -11,6 +11,8 @@ AOT_READY := $(AOT_VENV)/.ready
 WHEEL_VENV := .venv-wheel
 # The quick tests compile without most optimisations (tests/conftest.py); the others as users do.
 OPTIMISED := JAX_DISABLE_MOST_OPTIMIZATIONS=0
+# A process for each core, four at most: each holds compiled programs. A file stays together, for its fixtures do.
+PYTEST := $(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # What the wheel is asked in its empty environment, and what it must answer.
@@ -30,13 +32,13 @@ demo: $(READY) ## answer questions about a video: make demo [VIDEO=path QUESTION
 	$(PY) -m launch.demo $(if $(VIDEO),--video "$$VIDEO") $(if $(QUESTION),--question "$$QUESTION")
 
 test: $(READY) ## run the tests (minutes); ARGS="-k name" narrows them
-	$(PY) -m pytest -q $(ARGS)
+	$(PYTEST) $(ARGS)
 
 slow: $(READY) ## run the tests marked slow (real widths, long videos, training)
-	$(OPTIMISED) $(PY) -m pytest -q -m slow $(ARGS)
+	$(OPTIMISED) $(PYTEST) -m slow $(ARGS)
 
 optimised: $(READY) ## compare with the golden numbers and on a mesh as users compile: with all of XLA's optimisations
-	$(OPTIMISED) $(PY) -m pytest -q tests/test_golden.py tests/parallel $(ARGS)
+	$(OPTIMISED) $(PYTEST) tests/test_golden.py tests/parallel $(ARGS)
 
 parity: $(PARITY_READY) ## compare with transformers' own models, in an environment with torch
 	$(OPTIMISED) $(PARITY_VENV)/bin/python -m pytest -q -rs -m "slow or not slow" tests/parity $(ARGS)
