@@ -205,7 +205,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bench.index_scaling: {error}", file=sys.stderr)
         return 2
     result = {
-        "command": " ".join(["python -m bench.index_scaling", *(sys.argv[1:] if argv is None else argv)]),
+        "command": f"python -m bench.index_scaling{f' --only {args.only}' * bool(args.only)} --frames {args.frames} "
+        f"--rounds {args.rounds} --overlap-frames {args.overlap_frames}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "load_average_at_start": [round(value, 1) for value in load_before],
         **found,

@@ -65,7 +65,7 @@ def wrong_stamps(times_s: Sequence[float]) -> int:
     for stamps in (PRESETS["tiny"].stamps, PRESETS["video_xl_pro_3b"].stamps):
         ids = stamp_ids(times_s, stamps, tokenizer.encode)
         for time_s, tokens in zip(times_s, ids, strict=True):
-            told = float(tokenizer.decode(tokens).strip("Times: "))
+            told = float(tokenizer.decode(tokens).strip("Ttimes: "))
             wrong += abs(told - time_s) > (0.5 if stamps == PRESETS["tiny"].stamps else 0.05) + 1e-6
     return wrong
 
