@@ -8,8 +8,9 @@ import pytest
 
 from vxlpro_jax.models.presets import VIDEO_XL_PRO_3B
 from vxlpro_jax.parallel.devices import device_named
-from vxlpro_jax.planning.counts import WORD_BYTES, num_params, row_bytes
+from vxlpro_jax.planning.counts import WORD_BYTES, num_params, row_bytes, rows_of_video
 from vxlpro_jax.planning.memory import (
+    GIB,
     PIECE_ROWS,
     SPARE_BYTES,
     Part,
@@ -58,6 +59,14 @@ def test_a_piece_of_a_prompt_with_a_kernel_for_attention():
 def test_tokens_that_a_device_holds_within_6_percent(device, share, tokens):
     room = share * device_named(device).memory_bytes - LLM_BYTES - piece_bytes(LARGE.llm) - SPARE_BYTES
     assert room / row_bytes(LARGE.llm) == pytest.approx(tokens, rel=0.06)
+
+
+@pytest.mark.parametrize("frames, gib", [(8192, 17.806), (32768, 50.291)])
+def test_the_project_s_own_programs_compiled_for_an_a100(frames, gib):
+    """`make aot` (bench/aot_memory.py): weights, cache and the dearer of reading a piece and decoding, everything kept;
+    compiled after the formula was written. It has no spare GiB."""
+    held = parts(LARGE, frames, rows_of_video(LARGE, frames) + 256, 64)  # 256 rows of prompt and answer
+    assert (peak_bytes(held) - SPARE_BYTES) / GIB == pytest.approx(gib, rel=0.01)
 
 
 def test_the_larger_of_tower_and_token_synthesizer_counts():
