@@ -106,7 +106,7 @@ def compile_programs(device: Any, platform: str, frames: int) -> dict[str, float
 
 
 def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if leaf.dtype.name != "key<fry>")
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def main() -> int:
