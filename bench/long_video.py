@@ -66,7 +66,7 @@ def wrong_stamps(times_s: Sequence[float]) -> int:
         ids = stamp_ids(times_s, stamps, tokenizer.encode)
         for time_s, tokens in zip(times_s, ids, strict=True):
             told = float(tokenizer.decode(tokens).strip("Ttimes: "))
-            wrong += abs(told - time_s) > (0.5 if stamps == PRESETS["tiny"].stamps else 0.05) + 1e-6
+            wrong += bool(abs(told - time_s) > (0.5 if stamps == PRESETS["tiny"].stamps else 0.05) + 1e-6)
     return wrong
 
 
@@ -100,7 +100,7 @@ def measure(folder: Path, length_s: int) -> dict[str, Any]:
     index = VideoIndex.load(folder / "video.vxl")
     answers = [asked(folder / "video.vxl", question) for question in sample_questions(video, 1)]
     claims = {
-        "every_second_was_looked_at": len(index.frame_indices) == length_s and index.end_s == length_s,
+        "every_second_was_looked_at": len(index.frame_indices) == length_s and bool(index.end_s == length_s),
         "stamps_are_right": wrong_stamps(index.group_times_s) == 0,
         "evidence_is_right": all(one["evidence_overlaps"] for one in answers if one["kind"] in CLAIMED),
         "answers_are_right": all(one["is_right"] for one in answers if one["kind"] in CLAIMED),
