@@ -4,8 +4,8 @@
 
 In each the digit card shows at the very end, beyond 9,999.9 s, where a time stamp has a digit more. Claims: every
 group's stamp, decoded from its tokens, tells the group's time; the last event is asked for by its looks and the best
-evidence overlaps it; what the video shows is answered right. "When" is asked and told, but no claim: the embedded model
-has never seen such times. Exit code: 0 when every claim holds, 1 when one does not, 2 for bad arguments.
+evidence overlaps it; shape, colour and digit are answered right. The others are asked and told, but no claim: the
+embedded model has never seen such times. Exit code: 0 when every claim holds, 1 when one does not, 2 for bad arguments.
 """
 
 import argparse
