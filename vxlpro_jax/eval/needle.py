@@ -260,7 +260,7 @@ class NeedleHaystack(Benchmark):
         """A needle with its questions."""
         variant = self.variant
         rng = np.random.default_rng([seed, NEEDLE_SALT, num_frames, round(depth * 1000), number])
-        haystack = self._haystacks[number % len(self._haystacks)]
+        haystack = self._haystacks[rng.integers(len(self._haystacks))]
         per_group, fps = variant.haystack.frames_per_group, variant.haystack.fps
         turn, place = divmod(number, len(variant.needle_frames))
         needle_len, phase = variant.needle_frames[place], turn % per_group
