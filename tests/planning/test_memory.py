@@ -61,8 +61,8 @@ def test_tokens_that_a_device_holds_within_6_percent(device, share, tokens):
     assert room / row_bytes(LARGE.llm) == pytest.approx(tokens, rel=0.06)
 
 
-@pytest.mark.parametrize("frames, gib", [(8192, 17.806), (32768, 50.291)])
-def test_the_project_s_own_programs_compiled_for_an_a100(frames, gib):
+@pytest.mark.parametrize("frames, gib", [(8192, 17.806), (32768, 50.291), (32768, 50.183)], ids=["a100", "a100", "v5p"])
+def test_the_project_s_own_programs_as_compiled(frames, gib):
     """`make aot` (bench/aot_memory.py): weights, cache and the dearer of reading a piece and decoding, everything kept;
     compiled after the formula was written. It has no spare GiB."""
     held = parts(LARGE, frames, rows_of_video(LARGE, frames) + 256, 64)  # 256 rows of prompt and answer
