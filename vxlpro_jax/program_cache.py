@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 
 SWITCH = "VXLPRO_PROGRAM_CACHE"
 OFF = ("off", "0", "no", "false")
@@ -36,7 +35,6 @@ def keep_programs() -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # Small programs count too: there are many, and each costs more to compile than to load.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    compilation_cache.reset_cache()  # else a process that compiled before would never look
     return folder
 
 
