@@ -29,6 +29,7 @@ MB = 10**6
 # abstract shapes.
 _CHILD = """
 import json, sys
+import orbax.checkpoint  # which the package imports where it is needed
 from vxlpro_jax.convert import convert, load_config, load_params
 from vxlpro_jax.convert.torch_to_jax import leaf_shapes
 def peak_bytes():
