@@ -10,9 +10,9 @@ from vxlpro_jax.models.rope import rotate_rows
 from vxlpro_jax.models.splice import labels_at, mark_rows, plan_rows, video_positions
 from vxlpro_jax.types import IGNORE_LABEL
 
-PLAN = jax.jit(plan_rows, static_argnames="length")
+PLAN = jax.jit(plan_rows, static_argnames=("length", "trained_rows"))
 MARK = jax.jit(mark_rows, static_argnames=("rotation_base", "score_use"))
-POSITIONS = jax.jit(video_positions, static_argnames="num_tokens")
+POSITIONS = jax.jit(video_positions, static_argnames=("num_tokens", "trained_rows"))
 ROTATE = jax.jit(rotate_rows, static_argnames="base")
 TOKENS = SMALL.tokens_per_group
 ROWS = [make_row(1, [[3, 4, 3], [2]]), make_row(2, [[4]], text_len=5)]
@@ -56,6 +56,28 @@ def test_positions_of_thousands_of_groups_need_no_square_of_them():
         np.testing.assert_array_equal(place, np.arange(len(place)))
     compiled = POSITIONS.lower(stamp_mask, video, num_tokens=TOKENS).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 3000 * 400
+
+
+def test_a_video_longer_than_any_in_training_is_turned_no_further():
+    """Three videos: one much too long, one that just fits, one short; then padding."""
+    video = np.repeat([0, 1, 2, -1], [400, 20, 7, 5])[None].astype(np.int32)
+    stamp_mask = np.ones((1, video.size, 3), bool)
+    plain = [np.asarray(part)[0] for part in POSITIONS(stamp_mask, video, num_tokens=4)]
+    fitted = [np.asarray(part)[0] for part in POSITIONS(stamp_mask, video, num_tokens=4, trained_rows=140)]
+    for before, after in zip(plain, fitted, strict=True):
+        np.testing.assert_array_equal(before[400:427], after[400:427])
+        np.testing.assert_array_equal(np.diff(before[:427]), np.diff(after[:427]))  # a group stays what it was
+    begins = fitted[0][:400, 0]
+    np.testing.assert_array_equal(begins, np.arange(400) * 140 // 400)
+    assert fitted[1][:427].max() < 140 + 7
+
+
+def test_a_plan_turns_rows_as_its_config_says():
+    _, batch = make_batch(ROWS, shapes=SHAPES)
+    scores = np.zeros((2, SHAPES.num_groups, TOKENS), np.float32)
+    kept = np.ones(scores.shape, bool), batch.stamp_mask
+    far, near = (np.asarray(PLAN(scores, *kept, batch, length=60, trained_rows=rows)[0].place) for rows in (None, 4))
+    assert near.max() < far.max() and near.min() == 0 and (near <= far).all()
 
 
 def plan_everything(batch, scores):

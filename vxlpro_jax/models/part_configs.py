@@ -94,6 +94,8 @@ class SelectorConfig:
         (docs/selector.md).
     rotation_base: base of the extra rotation of the video's rows (quirk 5, released: 1e6); None: no such rotation, as
         in the paper.
+    trained_rows: the most rows that a video had in training. In a longer one the groups' row numbers are compressed
+        evenly into so many, so that nothing is turned further than it ever was; None: never, as released.
     """
 
     num_heads: int
@@ -103,6 +105,7 @@ class SelectorConfig:
     query_encoder: Literal["embeddings", "llm"]
     score_use: Literal["add", "gate", "none"]
     rotation_base: float | None
+    trained_rows: int | None = None
 
 
 @dataclass(frozen=True)

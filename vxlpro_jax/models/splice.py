@@ -25,16 +25,25 @@ class MergedRows(NamedTuple):
 
 
 def video_positions(
-    stamp_mask: Bool[Array, "B G W"], video_of_group: Int[Array, "B G"], num_tokens: int
+    stamp_mask: Bool[Array, "B G W"],
+    video_of_group: Int[Array, "B G"],
+    num_tokens: int,
+    trained_rows: int | None = None,
 ) -> tuple[Int[Array, "B G W"], Int[Array, "B G P"]]:
-    """Row number of every stamp and visual token within its own video, before anything is dropped."""
+    """Row number of every stamp and visual token within its own video, before anything is dropped. trained_rows: see
+    SelectorConfig; within a group rows keep their distance."""
     real = (video_of_group >= 0)[..., None]
     stamp_len = stamp_mask.sum(-1)
     row_len = jnp.where(real[..., 0], stamp_len + num_tokens, 0)
     start = jnp.cumsum(row_len, -1) - row_len
     opens_video = jnp.diff(video_of_group, axis=-1, prepend=-1) != 0
     video_start = jax.lax.cummax(jnp.where(opens_video, start, 0), axis=1)  # a video's groups stand together
-    first = (start - video_start)[..., None]
+    first = start - video_start
+    if trained_rows is not None:
+        video = jnp.where(video_of_group >= 0, video_of_group, video_of_group.shape[1])
+        length = jax.vmap(lambda n, v: jax.ops.segment_sum(n, v, v.size + 1)[v])(row_len, video)
+        first = jnp.floor(first * jnp.minimum(1.0, trained_rows / jnp.maximum(length, 1))).astype(first.dtype)
+    first = first[..., None]
     stamp_positions = first + jnp.cumsum(stamp_mask, -1) - stamp_mask
     return stamp_positions, first + stamp_len[..., None] + jnp.arange(num_tokens)
 
@@ -45,10 +54,11 @@ def plan_rows(
     keep_stamps: Bool[Array, "B G W"],
     batch: RowBatch,
     length: int,
+    trained_rows: int | None = None,
 ) -> tuple[RowPlan, Int[Array, "B L"]]:
     """Text and what was kept of the videos, moved to the front of `length` rows; what is beyond is cut at the right.
 
-    The second is where each row came from, as in RowBatch.row_source; -1 = padding.
+    trained_rows: see SelectorConfig. The second is where each row came from, as in RowBatch.row_source; -1 = padding.
     """
     size, text_len = batch.text_ids.shape
 
@@ -67,7 +77,7 @@ def plan_rows(
         values = per_source(of_text, of_stamps, of_visual)
         return jnp.where(source >= 0, jnp.take_along_axis(values, jnp.maximum(source, 0), axis=1), 0)
 
-    positions = video_positions(batch.stamp_mask, batch.video_of_group, scores.shape[2])
+    positions = video_positions(batch.stamp_mask, batch.video_of_group, scores.shape[2], trained_rows)
     first_visual = text_len + batch.stamp_ids[0].size
     plan = RowPlan(
         ids=at_source(batch.text_ids, batch.stamp_ids, no_visual),

@@ -109,7 +109,7 @@ class VideoXLProModel(nn.Module):
     ) -> tuple[RowPlan, Int[Array, "B L"]]:
         """The rows that the scores and the selection keep, and where each came from (splice.plan_rows)."""
         kept = keep_tokens(scores, batch.video_of_group, batch.stamp_mask, selection, self.config.selector)
-        return plan_rows(scores, *kept, batch, length)
+        return plan_rows(scores, *kept, batch, length, self.config.selector.trained_rows)
 
     def embed_rows(self, plan: RowPlan, visual: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """What the LLM reads of planned rows, all or some. visual: the visual token of each row; anything where the
