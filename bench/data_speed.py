@@ -10,9 +10,6 @@ arguments or a file that cannot be written.
 """
 
 import argparse
-import json
-import os
-import platform
 import resource
 import shutil
 import statistics
@@ -25,9 +22,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bench.report import tell
 from configs.data import feed as feed_config
 from launch.data_settings import read_settings, shape_of, tokenizer_of
-from launch.whole_file import write_whole
 from vxlpro_jax.config import model_config
 from vxlpro_jax.data.batch_plan import BucketConfig
 from vxlpro_jax.data.frame_sampling import choose_training_frames
@@ -191,13 +188,9 @@ def write_result(ways: dict[str, list[dict[str, float]]], args: argparse.Namespa
     result = {
         "files": f"{args.videos} copies of a video, H.264, {args.seconds} s of {SIZE[1]}x{SIZE[0]} at {FPS:g} frames/s",
         "sampling": "1 frame/s; pictures of 384x384, batches of 2",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "load_average_at_end": [round(value, 1) for value in os.getloadavg()],
         "ways": table,
     }
-    print(json.dumps(result, indent=1))
-    if args.json:
-        write_whole(args.json, json.dumps(result, indent=1) + "\n")
+    tell(result, args.json)
 
 
 if __name__ == "__main__":

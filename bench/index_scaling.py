@@ -18,7 +18,6 @@ Exit code: 0 when every claim holds, 1 when one does not, 2 for bad arguments.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from typing import Any
 import av
 import numpy as np
 
-from launch.whole_file import write_whole
+from bench.report import tell
 from vxlpro_jax.data.video_decode import open_video
 from vxlpro_jax.infer import encode
 from vxlpro_jax.infer.frame_batches import frame_batches
@@ -207,14 +206,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = {
         "command": f"python -m bench.index_scaling{f' --only {args.only}' * bool(args.only)} --frames {args.frames} "
         f"--rounds {args.rounds} --overlap-frames {args.overlap_frames}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "load_average_at_start": [round(value, 1) for value in load_before],
         **found,
         "holds": all(one["holds"] for part in found.values() for one in part.values()),
     }
-    print(json.dumps(result, indent=1))
-    if args.json:
-        write_whole(args.json, json.dumps(result, indent=1) + "\n")
+    tell(result, args.json)
     return 0 if result["holds"] else 1
 
 

@@ -10,8 +10,6 @@ embedded model has never seen such times. Exit code: 0 when every claim holds, 1
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launch.whole_file import write_whole
+from bench.report import tell
 from vxlpro_jax.data.conversation import stamp_ids
 from vxlpro_jax.data.synthetic import Event, SyntheticVideo, sample_video
 from vxlpro_jax.data.synthetic_files import write_video
@@ -136,14 +134,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     result = {
         "command": f"python -m bench.long_video --lengths {args.lengths}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "load_average_at_end": [round(value, 1) for value in os.getloadavg()],
         "videos": found,
         "holds": all(all(one["claims"].values()) for one in found.values()),
     }
-    print(json.dumps(result, indent=1))
-    if args.json:
-        write_whole(args.json, json.dumps(result, indent=1) + "\n")
+    tell(result, args.json)
     return 0 if result["holds"] else 1
 
 

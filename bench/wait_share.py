@@ -9,17 +9,15 @@ arguments.
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.report import tell
 from configs.tiny import sft
 from launch import train_stage
-from launch.whole_file import write_whole
 from vxlpro_jax.config import build
 from vxlpro_jax.data.records import write_records
 from vxlpro_jax.data.synthetic import sample_video
@@ -86,13 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             }
         result = {
             "training": f"configs/tiny/sft.py, {args.steps} steps, {args.videos} videos",
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-            "load_average_at_end": [round(value, 1) for value in os.getloadavg()],
             "workers": found,
         }
-        print(json.dumps(result, indent=1))
-        if args.json:
-            write_whole(args.json, json.dumps(result, indent=1) + "\n")
+        tell(result, args.json)
     except (ValueError, OSError) as error:
         print(f"bench.wait_share: {error}", file=sys.stderr)
         return 2

@@ -59,12 +59,12 @@ def _raw_scores(model: VideoXLProModel, params: Any, videos: Sequence[np.ndarray
     waiting: deque[jax.Array] = deque()
     parts: list[np.ndarray] = []
     for start, tokens in zip(range(0, num_groups, size), _blocks(videos, size), strict=False):
-        stamps = (_padded(part[:1, start : start + size], size, axis=1) for part in (batch.stamp_ids, batch.stamp_mask))
+        stamps = (padded(part[:1, start : start + size], size, axis=1) for part in (batch.stamp_ids, batch.stamp_mask))
         waiting.append(_score_block(model, params, tokens[None], *stamps, query))
         if len(waiting) == BLOCKS_AHEAD:
             parts.append(np.asarray(waiting.popleft()))
     raw = np.concatenate([*parts, *map(np.asarray, waiting)], axis=1)
-    return jnp.asarray(_padded(raw[:, :num_groups], num_groups, axis=1))
+    return jnp.asarray(padded(raw[:, :num_groups], num_groups, axis=1))
 
 
 def _blocks(videos: Sequence[np.ndarray], size: int) -> Iterator[np.ndarray]:
@@ -75,10 +75,11 @@ def _blocks(videos: Sequence[np.ndarray], size: int) -> Iterator[np.ndarray]:
             video[max(0, start - end + len(video)) : max(0, start + size - end + len(video))]
             for video, end in zip(videos, ends, strict=True)
         ]
-        yield _padded(np.concatenate(parts), size, axis=0)
+        yield padded(np.concatenate(parts), size, axis=0)
 
 
-def _padded(values: np.ndarray, size: int, axis: int) -> np.ndarray:
+def padded(values: np.ndarray, size: int, axis: int) -> np.ndarray:
+    """The values, and zeros up to `size` along an axis."""
     missing = [(0, 0)] * values.ndim
     missing[axis] = (0, size - values.shape[axis])
     return np.pad(values, missing) if missing[axis][1] else values

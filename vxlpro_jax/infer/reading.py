@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from vxlpro_jax.data.batching import bucket
 from vxlpro_jax.infer.generate import decode
-from vxlpro_jax.infer.kept_rows import tokens_at
+from vxlpro_jax.infer.kept_rows import padded, tokens_at
 from vxlpro_jax.infer.kv_cache import allocate, grow, rewind
 from vxlpro_jax.infer.token_sampler import Sampling
 from vxlpro_jax.models.qwen2 import KVCache
@@ -69,7 +69,7 @@ class Reader:
         cache = self._with_room(max(start + num_pieces * piece, length + room), start)
         self._plan, self._cache = plan, None
         for first in range(start, length, piece):
-            part = RowPlan(*(_padded(field[first : first + piece], piece)[None] for field in plan))
+            part = RowPlan(*(padded(field[first : first + piece], piece, axis=0)[None] for field in plan))
             visual = tokens_at(self.videos, part.visual)
             last = np.int32(min(piece, length - first) - 1)
             logits, cache = _read_piece(self.model, self.params, part, visual, last, cache)
@@ -121,8 +121,3 @@ class Reader:
             self._cache = None  # freed before its successor is made
             return allocate(self.model.config.llm, 1, length, self.model.dtype)
         return rewind(grow(self._cache, length), num_held)
-
-
-def _padded(field: np.ndarray, length: int) -> np.ndarray:
-    """Padding is never valid: its contents do not matter."""
-    return np.pad(field, (0, length - len(field)))
