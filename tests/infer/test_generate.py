@@ -70,6 +70,16 @@ def _decoded(max_new_tokens: int, stop_ids=(), sampling=GREEDY, seed: int = 0, s
     return np.stack(steps, axis=1) if steps else np.zeros((2, 0), int)
 
 
+def _whole(steps):
+    """All tokens of a decoding, and the cache that it leaves."""
+    seen = []
+    try:
+        while True:
+            seen.append(next(steps))
+    except StopIteration as end:
+        return seen, end.value
+
+
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=5.0)])
 def test_the_loop_on_the_device_makes_the_tokens_of_single_steps(sampling):
     """Whatever the stride; and the cache that it leaves is that of single steps."""
@@ -81,13 +91,7 @@ def test_the_loop_on_the_device_makes_the_tokens_of_single_steps(sampling):
         if step < 8:
             logits, cache = STEP(params, ids, cache)
     for stride in (1, 3, 32):
-        steps = decode(askable().model, params, *_prefilled(), 9, (), sampling, 7, stride)
-        seen = []
-        try:
-            while True:
-                seen.append(next(steps))
-        except StopIteration as end:
-            left = end.value
+        seen, left = _whole(decode(askable().model, params, *_prefilled(), 9, (), sampling, 7, stride))
         np.testing.assert_array_equal(seen, expected)
         assert int(left.next_slot) == int(cache.next_slot) == 9
         np.testing.assert_array_equal(left.valid, cache.valid)
@@ -104,6 +108,14 @@ def test_rows_end_each_at_its_own_stop_token():
     assert stopped[1].tolist() == free[1].tolist()
     both = _decoded(6, (stop, int(free[1, 3])))
     assert both.shape == (2, 3)  # nothing is generated once all rows have ended
+
+
+def test_the_device_stops_where_all_rows_have_ended():
+    """Not at the end of its stride: the cache holds no token more."""
+    stops = _decoded(6)[:, 3].tolist()
+    model = askable()
+    seen, left = _whole(decode(model.model, model.params, *_prefilled(), 24, stops, GREEDY, 0, 24))
+    assert 0 < len(seen) <= 3 and int(left.next_slot) == 1 + len(seen)
 
 
 def test_first_token_may_be_the_last():

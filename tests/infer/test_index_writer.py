@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -57,17 +58,20 @@ def test_written_or_gathered_it_is_the_same_index(encoder, video, tmp_path):
 
 
 def test_whoever_is_killed_goes_on(encoder, video, tmp_path):
-    """What a kill would leave is copied after every batch and while segments and headers are written."""
+    """What a kill would leave is copied after every batch and before and after segments and headers are written."""
     output, states = tmp_path / "video.vxl", []
+    still = threading.Lock()  # segments are written by another thread than the one that reports progress
 
     def copy(*_) -> None:
-        states.append(tmp_path / f"state-{len(states)}" / "video.vxl")
-        shutil.copytree(output, states[-1])
+        with still:
+            states.append(tmp_path / f"state-{len(states)}" / "video.vxl")
+            shutil.copytree(output, states[-1])
 
     def writing(original):
         def write(target, *arguments):
             copy()
-            original(target, *arguments)
+            with still:
+                original(target, *arguments)
             copy()
 
         return write
