@@ -1,11 +1,12 @@
 """Frames of a video on their way to the encoder: decoded, made pixels and gathered in batches, each step in a thread.
 
-Source: ours; SPEC 2 for the pixels. Every step is at most one item ahead of the next: memory does not grow with the
+Source: ours; SPEC 2 for the pixels. Every step is at most two items ahead of the next: memory does not grow with the
 video.
 """
 
 import os
 import time
+from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,6 +18,7 @@ from vxlpro_jax.data.batching import bucket
 from vxlpro_jax.data.image_transforms import preprocess
 from vxlpro_jax.data.video_decode import FrameChunk, Video
 
+_ITEMS_AHEAD = 2  # one alone makes both sides wait whenever one of them takes longer than usual
 _MAX_THREADS = 8  # that make pixels; one makes about 100 frames of 1080p a second
 Item = TypeVar("Item")
 
@@ -101,12 +103,12 @@ def _fill(pixels: np.ndarray, frames: np.ndarray, image_size: int, pool: ThreadP
 
 
 def _ahead(items: Generator[Item]) -> Generator[Item]:
-    """The same items, the next one being made in a thread while the last is used."""
+    """The same items, the next ones being made in a thread while the last is used."""
     pool = ThreadPoolExecutor(1)
     try:
-        coming = pool.submit(_next, items)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(_next, items)
+        coming = deque(pool.submit(_next, items) for _ in range(_ITEMS_AHEAD))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(pool.submit(_next, items))
             yield item
     finally:
         pool.shutdown()
