@@ -4,6 +4,7 @@ Source: ours. The header says "open" until every segment is there.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def write_segment(folder: Path, number: int, tokens: np.ndarray, times: Sequence
     arrays = {"tokens": tokens, **dict(zip(FRAME_ARRAYS, times, strict=True))}
     part = folder / f"{PART}{segment_name(number)}"
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, part)
-    part.replace(folder / segment_name(number))
+    _name(part, folder / segment_name(number))
 
 
 def read_frames(folder: Path, name: Any) -> list[np.ndarray]:
@@ -111,7 +112,14 @@ def write_header(folder: Path, values: Mapping[str, Any]) -> None:
     """Whole or not at all."""
     part = folder / f"{PART}{HEADER}"
     part.write_text(json.dumps(values, indent=1))
-    part.replace(folder / HEADER)
+    _name(part, folder / HEADER)
+
+
+def _name(part: Path, path: Path) -> None:
+    """Gives a written file its name, once it is on disk: a power cut leaves no empty file of that name."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
 def _inside(folder: Path, name: Any) -> Path:
