@@ -64,6 +64,7 @@ WORLDLY_ROOMS = (
     "vxlpro_jax/convert/atomic_folder.py",  # a destination appears whole or not at all
     "vxlpro_jax/convert/sources.py",  # folders and hub ids
     "vxlpro_jax/convert/jax_to_torch.py",  # config.json beside the shards
+    "vxlpro_jax/parallel/targets.py",  # descriptions of devices to compile for
     "vxlpro_jax/parallel/mesh.py",  # the device list is asked there and nowhere else
     *("vxlpro_jax/infer/replies.py", "vxlpro_jax/infer/encode.py"),  # an answer tells where its seconds went
     "vxlpro_jax/infer/frame_batches.py",  # and an index too

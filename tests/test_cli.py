@@ -18,8 +18,9 @@ from tests.infer.askable import CONFIG, WORDS, askable, frames
 from vxlpro_jax import __version__, cli
 from vxlpro_jax.convert import save_params_as
 from vxlpro_jax.data.tokenizer import save_tiny_tokenizer
-from vxlpro_jax.infer import encode, index_files
+from vxlpro_jax.infer import compiled_memory, encode, index_files
 from vxlpro_jax.infer.video_index import VideoIndex
+from vxlpro_jax.parallel.targets import on_device
 
 SHORT = ["--max-new-tokens", "4", "--frames-per-batch", "4"]
 
@@ -347,9 +348,21 @@ def test_plan_needs_no_jax():
     assert record["whole"] is record["fits"] is True and record["rows_read"] == 64 + 128 * 154
 
 
+def test_plan_takes_the_compiler_s_figures_where_asked(run, monkeypatch):
+    monkeypatch.setattr(compiled_memory, "target_named", lambda name: on_device(jax.devices("cpu")[0], "cpu"))
+    code, out, err = run("plan", "--model", "tiny", "--device", "v5e", "--frames", "70", "--compile", "--json")
+    assert code == 0 and "compiling" in err
+    parts = {part["name"]: part for part in json.loads(out)["memory"]}
+    assert {name for name, part in parts.items() if part["how"] == "compiled"} == {
+        *("weights", "encoder activations", "key/value cache", "workspace of prefill")
+    }
+    assert parts["encoder activations"]["bytes"] > 4 * 3 * 56**2 * 64  # pixels of a batch
+
+
 @pytest.mark.parametrize(
     "options, said",
     [
+        (["--device", "h200", "--compile"], "there are compilers for a100-80gb"),
         (["--device", "v9"], "one of a100-80gb, h100-80gb, h200, v4, v5e, v5p, v6e is accepted"),
         (["--model", "nobody"], "one of tiny, video_xl_pro_3b, video_xl_pro_3b_paper is accepted"),
         (["--frames", "0"], "frames=0"),

@@ -95,6 +95,9 @@ def _add_plan(commands: Any) -> None:
     plan.add_argument(
         "--efficiency", type=float, default=0.5, help="share of the hardware's limit, for the second column of seconds"
     )
+    plan.add_argument(
+        "--compile", action="store_true", help="memory from the device's compiler (requirements-aot.txt; minutes)"
+    )
     plan.add_argument("--json", action="store_true", help="print one JSON object")
     plan.set_defaults(run=_plan)
 
@@ -326,9 +329,21 @@ def _plan(arguments: argparse.Namespace) -> int:
         host_bytes=arguments.host_gib * 2**30,
     )
     check_work(work, arguments.efficiency)
-    plan = make_plan(work)
+    plan = make_plan(work, _compiled_parts(work) if arguments.compile else None)
     print(json.dumps(record(plan, arguments.efficiency)) if arguments.json else told(plan, arguments.efficiency))
     return 0
+
+
+def _compiled_parts(work: Any) -> dict[str, int]:
+    from vxlpro_jax.infer.compiled_memory import Compiler
+    from vxlpro_jax.planning.counts import num_groups
+    from vxlpro_jax.planning.plan import rows_read
+
+    group = work.config.dts.frames_per_group
+    groups_per_batch = min(num_groups(work.config, work.num_frames), max(1, work.frames_per_batch // group))
+    compiler = Compiler(work.config, work.device.name)
+    print(f"compiling three programs for {work.device.name}: this can take minutes", file=sys.stderr)
+    return compiler.part_bytes(rows_read(work) + work.max_new_tokens, groups_per_batch * group)
 
 
 if __name__ == "__main__":
