@@ -11,6 +11,7 @@ tokenizer is not needed for that: any tokenizer with Qwen's special tokens serve
 
 import argparse
 import json
+import math
 import time
 import zlib
 from pathlib import Path
@@ -26,10 +27,16 @@ from vxlpro_jax.convert.torch_to_jax import released_placements
 from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig
 
 
-def random_tensor(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Return float32 values that keep activations of order one: norms near one, weights by their fan-in."""
+def random_tensor(key: str, shape: tuple[int, ...], seed: int, num_drawn: int | None = None) -> np.ndarray:
+    """Return float32 values that keep activations of order one: norms near one, weights by their fan-in.
+
+    num_drawn: larger tensors repeat after so many values, which is faster than to draw them all.
+    """
     rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
-    values = rng.standard_normal(shape, dtype=np.float32)
+    if num_drawn is None or math.prod(shape) <= num_drawn:
+        values = rng.standard_normal(shape, dtype=np.float32)
+    else:
+        values = np.resize(rng.standard_normal(num_drawn, dtype=np.float32), shape)
     if len(shape) == 1:
         values *= np.float32(0.02)
         is_scale = "norm" in key and key.endswith("weight")

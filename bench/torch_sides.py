@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax.traverse_util import unflatten_dict
-from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+from transformers.initialization import no_init_weights
 
 from bench.make_3b_checkpoint import random_tensor
 from bench.torch_dts import TorchDts
@@ -26,7 +27,7 @@ from vxlpro_jax.convert.rules import TRANSFORMS
 from vxlpro_jax.convert.torch_to_jax import leaf_shapes, released_placements
 from vxlpro_jax.convert.video_xl_pro_rules import VISION_PREFIX
 from vxlpro_jax.infer.generate import decode, prefill
-from vxlpro_jax.infer.kv_cache import rewind
+from vxlpro_jax.infer.kv_cache import allocate, rewind
 from vxlpro_jax.infer.token_sampler import Sampling
 from vxlpro_jax.models.dts import DynamicTokenSynthesizer, pack_frames
 from vxlpro_jax.models.presets import PRESETS, VideoXLProConfig
@@ -36,7 +37,8 @@ from vxlpro_jax.types import RowPlan
 
 RELEASED = PRESETS["video_xl_pro_3b"]
 SEED = 0
-PROMPT_LEN, CACHE_LEN, NUM_STEPS = 512, 640, 16
+NUM_DRAWN = 4_194_301  # odd: no two rows of a matrix are alike
+PROMPT_LEN, CACHE_LEN, NUM_STEPS, FIRST_TOKEN = 512, 640, 8, 7
 
 
 def random_weights(config: VideoXLProConfig, part: str, prefix: str) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -45,7 +47,7 @@ def random_weights(config: VideoXLProConfig, part: str, prefix: str) -> tuple[An
     for placement in released_placements(config, part):
         if not placement.path.startswith(f"{part}/"):
             continue
-        tensor = random_tensor(placement.torch_key, placement.torch_shape, SEED)
+        tensor = random_tensor(placement.torch_key, placement.torch_shape, SEED, NUM_DRAWN)
         leaf = leaves.setdefault(placement.path, aligned_empty(shapes[placement.path], tensor.dtype))
         target = leaf if placement.layer is None else leaf[placement.layer]
         TRANSFORMS[placement.transform].to_torch(target)[...] = tensor
@@ -56,19 +58,19 @@ def random_weights(config: VideoXLProConfig, part: str, prefix: str) -> tuple[An
 def torch_tower(config: VideoXLProConfig, state: dict[str, torch.Tensor]) -> SiglipVisionModel:
     """transformers' tower without its last norm, which the features do not pass (SPEC 3)."""
     size = config.vision
-    tower = SiglipVisionModel(
-        SiglipVisionConfig(
-            hidden_size=size.dim,
-            intermediate_size=size.mlp_dim,
-            num_hidden_layers=size.num_layers,
-            num_attention_heads=size.num_heads,
-            image_size=size.image_size,
-            patch_size=size.patch_size,
-            layer_norm_eps=size.norm_eps,
-            vision_use_head=False,
-            attn_implementation="sdpa",
-        )
+    sizes = SiglipVisionConfig(
+        hidden_size=size.dim,
+        intermediate_size=size.mlp_dim,
+        num_hidden_layers=size.num_layers,
+        num_attention_heads=size.num_heads,
+        image_size=size.image_size,
+        patch_size=size.patch_size,
+        layer_norm_eps=size.norm_eps,
+        vision_use_head=False,
+        attn_implementation="sdpa",
     )
+    with no_init_weights():
+        tower = SiglipVisionModel(sizes)
     tower.load_state_dict(state, assign=True)
     tower.post_layernorm = torch.nn.Identity()
     return tower.eval()
@@ -76,20 +78,20 @@ def torch_tower(config: VideoXLProConfig, state: dict[str, torch.Tensor]) -> Sig
 
 def torch_llm(config: VideoXLProConfig, state: dict[str, torch.Tensor]) -> Qwen2ForCausalLM:
     size = config.llm
-    llm = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=size.vocab_size,
-            hidden_size=size.dim,
-            num_hidden_layers=size.num_layers,
-            num_attention_heads=size.num_heads,
-            num_key_value_heads=size.num_kv_heads,
-            intermediate_size=size.mlp_dim,
-            rope_parameters={"rope_type": "default", "rope_theta": size.rope_base},
-            rms_norm_eps=size.norm_eps,
-            tie_word_embeddings=size.tie_embeddings,
-            attn_implementation="sdpa",
-        )
+    sizes = Qwen2Config(
+        vocab_size=size.vocab_size,
+        hidden_size=size.dim,
+        num_hidden_layers=size.num_layers,
+        num_attention_heads=size.num_heads,
+        num_key_value_heads=size.num_kv_heads,
+        intermediate_size=size.mlp_dim,
+        rope_parameters={"rope_type": "default", "rope_theta": size.rope_base},
+        rms_norm_eps=size.norm_eps,
+        tie_word_embeddings=size.tie_embeddings,
+        attn_implementation="sdpa",
     )
+    with no_init_weights():
+        llm = Qwen2ForCausalLM(sizes)
     llm.load_state_dict(state, strict=False, assign=True)  # a tied head is not in the state
     llm.tie_weights()
     return llm.eval()
@@ -146,47 +148,52 @@ def dts(num_groups: int) -> Sides:
     )
 
 
-class Reading:
-    """A prompt of text, read by both sides into a cache."""
-
-    def __init__(self, num_layers: int):
-        self.config = replace(RELEASED, llm=replace(RELEASED.llm, num_layers=num_layers))
-        params, state = random_weights(self.config, "llm", "")
-        self.params, self.model = {"llm": params}, VideoXLProModel(self.config)
-        self.torch_models = both_types(torch_llm(self.config, state))
-        ids = np.random.default_rng(SEED).integers(0, self.config.llm.vocab_size, (1, PROMPT_LEN))
-        self.torch_ids = torch.tensor(ids)
-        row = np.zeros((1, PROMPT_LEN), np.int32)
-        self.plan = RowPlan(ids.astype(np.int32), row - 1, row, row.astype(np.float32), row == 0)
-        self.visual = np.zeros((1, PROMPT_LEN, self.config.llm.dim), np.float32)
-        self.about = f"{num_layers} of {RELEASED.llm.num_layers} layers"
-
-    def ours(self) -> Any:
-        return prefill(self.model, self.params, self.plan, self.visual, CACHE_LEN)
-
-    def theirs(self, model: torch.nn.Module) -> Any:
-        return model(input_ids=self.torch_ids, use_cache=True, logits_to_keep=1)
+def shallow(num_layers: int) -> tuple[VideoXLProConfig, str]:
+    """The released model with fewer layers in its LLM, and that in words."""
+    config = replace(RELEASED, llm=replace(RELEASED.llm, num_layers=num_layers))
+    return config, f"{num_layers} of {RELEASED.llm.num_layers} layers"
 
 
 def prefill_prompt(num_layers: int) -> Sides:
-    """Logits of the token that follows a prompt."""
-    read = Reading(num_layers)
+    """Logits of the token that follows a prompt of text."""
+    config, depth = shallow(num_layers)
+    params, state = random_weights(config, "llm", "")
+    ids = np.random.default_rng(SEED).integers(0, config.llm.vocab_size, (1, PROMPT_LEN))
+    row = np.zeros(ids.shape, np.int32)
+    plan = RowPlan(ids.astype(np.int32), row - 1, row, row.astype(np.float32), row == 0)
+    visual = np.zeros((*ids.shape, config.llm.dim), np.float32)
+    model, prompt = VideoXLProModel(config), torch.tensor(ids)
     return sides(
-        f"a prompt of {PROMPT_LEN} tokens, {read.about}",
-        lambda: read.ours().logits,
-        [lambda model=model: read.theirs(model).logits[:, 0] for model in read.torch_models],
+        f"a prompt of {PROMPT_LEN} tokens, {depth}",
+        lambda: prefill(model, {"llm": params}, plan, visual, CACHE_LEN).logits,
+        [
+            lambda llm=llm: llm(input_ids=prompt, use_cache=True, logits_to_keep=1).logits[:, 0]
+            for llm in both_types(torch_llm(config, state))
+        ],
     )
 
 
 def decode_step(num_layers: int) -> Sides:
-    """The likeliest tokens after a prompt, one after the other."""
-    read = Reading(num_layers)
-    prefilled = read.ours()
-    held = [prefilled.cache]
+    """The likeliest tokens, one after the other, after random keys and values."""
+    config, depth = shallow(num_layers)
+    params, state = random_weights(config, "llm", "")
+    model, size = VideoXLProModel(config), config.llm
+    shape = (2, num_layers, 1, PROMPT_LEN, size.num_kv_heads, size.head_dim)
+    stored = np.random.default_rng(SEED).standard_normal(shape, np.float32)
+    cache = allocate(size, 1, CACHE_LEN, jnp.float32)
+    held = [
+        cache._replace(
+            keys=cache.keys.at[:, :, :PROMPT_LEN].set(stored[0]),
+            values=cache.values.at[:, :, :PROMPT_LEN].set(stored[1]),
+            valid=cache.valid.at[:, :PROMPT_LEN].set(True),
+        )
+    ]
+    first = jnp.zeros((1, size.vocab_size)).at[0, FIRST_TOKEN].set(1.0)
 
     def ours() -> np.ndarray:
-        cache = rewind(held.pop(), PROMPT_LEN)
-        chosen = decode(read.model, read.params, prefilled.logits, cache, NUM_STEPS + 1, (), Sampling(), SEED)
+        chosen = decode(
+            *(model, {"llm": params}, first, rewind(held.pop(), PROMPT_LEN)), NUM_STEPS + 1, (), Sampling(), SEED
+        )
         ids = []
         try:
             while True:
@@ -195,21 +202,22 @@ def decode_step(num_layers: int) -> Sides:
             held.append(end.value)
         return np.stack(ids, axis=1)
 
-    def theirs(model: torch.nn.Module, first: torch.Tensor, cache: Any) -> torch.Tensor:
-        cache.crop(PROMPT_LEN)
-        ids = [first]
+    def theirs(llm: torch.nn.Module, cache: DynamicCache) -> torch.Tensor:
+        cache.crop(PROMPT_LEN - cache.get_seq_length())
+        ids = [torch.tensor([[FIRST_TOKEN]])]
         for _ in range(NUM_STEPS):
-            logits = model(input_ids=ids[-1], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            logits = llm(input_ids=ids[-1], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
             ids.append(logits[:, -1].argmax(-1, keepdim=True))
         return torch.cat(ids, dim=1)
 
-    runs = []
-    with torch.inference_mode():
-        for model in read.torch_models:
-            out = read.theirs(model)
-            runs.append(partial(theirs, model, out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values))
-    about = f"{NUM_STEPS} tokens after {PROMPT_LEN}, {read.about}"
-    return sides(about, ours, runs)._replace(num_steps=NUM_STEPS)
+    def torch_cache(kind: torch.dtype) -> DynamicCache:
+        filled = DynamicCache()
+        for layer, (keys, values) in enumerate(torch.tensor(stored).to(kind).transpose(3, 4).transpose(0, 1)):
+            filled.update(keys, values, layer)
+        return filled
+
+    runs = [partial(theirs, llm, torch_cache(llm.dtype)) for llm in both_types(torch_llm(config, state))]
+    return sides(f"{NUM_STEPS} tokens after {PROMPT_LEN}, {depth}", ours, runs)._replace(num_steps=NUM_STEPS)
 
 
 def sides(about: str, ours: Callable[[], Any], theirs: list[Callable[[], torch.Tensor]]) -> Sides:

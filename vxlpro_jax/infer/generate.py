@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vxlpro_jax.infer.kv_cache import allocate
+from vxlpro_jax.infer.layer_views import by_layer
 from vxlpro_jax.infer.token_sampler import Sampling, next_token
 from vxlpro_jax.models.qwen2 import KVCache
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
@@ -112,6 +113,7 @@ def decode(
     the one that holds every token but the last. Raises FloatingPointError when the logits are not finite: the answer
     would be noise.
     """
+    params = by_layer(params)
     key, stops = jax.random.key(seed), jnp.asarray(list(stop_ids), jnp.int32)
     steps = _first_tokens(logits, key, stops, sampling)
     chosen, seen = np.where(steps.ended, -1, steps.ids)[:, None], 0

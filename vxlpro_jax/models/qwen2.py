@@ -3,7 +3,7 @@
 Source: SPEC 9.8.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -95,7 +95,8 @@ class DecoderLayer(nn.Module):
 class Qwen2(nn.Module):
     """Decoder over embeddings; ids are embedded with `embed`, hidden states become logits with `logits`.
 
-    stretch: for contexts beyond the trained one.
+    stretch: for contexts beyond the trained one. Parameters "layers": of all layers, stacked, which are scanned; or a
+    tuple of each layer's own (infer/layer_views.py), which run one after the other.
     """
 
     config: Qwen2Config
@@ -142,8 +143,16 @@ class Qwen2(nn.Module):
             slot = cache.next_slot
             stored = (cache.keys, cache.values)
             key_valid = jax.lax.dynamic_update_slice(cache.valid, valid, (0, slot))
-        layer_numbers = jnp.arange(self.config.num_layers)
-        (x, stored), _ = self.layers((x, stored), layer_numbers, positions, key_valid, slot)
+        carry: Any = (x, stored)
+        apart = self.get_variable("params", "layers")
+        if isinstance(apart, tuple):
+            layer = DecoderLayer(self.config, self.rules, self.stretch, parent=None)
+            for number, params in enumerate(apart):
+                carry, _ = layer.apply({"params": params}, carry, jnp.int32(number), positions, key_valid, slot)
+        else:
+            layer_numbers = jnp.arange(self.config.num_layers)
+            carry, _ = self.layers(carry, layer_numbers, positions, key_valid, slot)
+        x, stored = carry
         if cache is not None:
             keys, values = stored
             cache = KVCache(keys, values, key_valid, slot + length)
