@@ -280,3 +280,12 @@ def test_real_clip(name: str) -> None:
         assert video.times_s[0] == 0 and video.times_s[-1] == pytest.approx(last_s, abs=2e-3)
         order = random.Random(1).sample(range(num_frames), min(num_frames, 12))
         assert np.array_equal(video.read(order), truth[order])
+
+
+def test_without_pyav_a_video_is_refused_and_frames_are_read(tmp_path, monkeypatch):
+    (tmp_path / "a.mp4").write_bytes(b"anything")
+    monkeypatch.setitem(sys.modules, "vxlpro_jax.data.video_container", None)
+    with pytest.raises(VideoError, match="PyAV, which reads video files, cannot be imported"):
+        open_video(tmp_path / "a.mp4")
+    frames = np.zeros((2, 4, 6, 3), np.uint8)
+    assert open_frames(frames, [0.0, 1.0]).read([1]).shape == (1, 4, 6, 3)

@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import srt
 
 MAX_BYTES = 16 * 2**20  # an hour of speech is about 100 KB
 _STYLE = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")  # <i>, <font ...>, {\an8}
@@ -20,6 +19,8 @@ def read_subtitles(path: str | Path, frame_times_s: np.ndarray) -> str:
     Styling is left out, and with it whatever is spelled like a chat marker. Raises ValueError when the file cannot be
     read as subtitles.
     """
+    import srt  # here and not above: who has no subtitles needs no reader of them
+
     file = Path(path)
     try:
         if file.stat().st_size > MAX_BYTES:

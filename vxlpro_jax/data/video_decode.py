@@ -13,9 +13,6 @@ from typing import Literal
 import numpy as np
 
 from vxlpro_jax.data.image_folder import ArrayFrames, ImageFiles, images_in, is_picture
-from vxlpro_jax.data.video_container import examine_file
-from vxlpro_jax.data.video_decord import DecordReader
-from vxlpro_jax.data.video_pyav import PyavReader
 from vxlpro_jax.data.video_records import FrameChunk, FrameSource, GoodFrames, VideoError, describe_lost
 
 __all__ = ["FrameChunk", "GoodFrames", "Video", "VideoError", "open_frames", "open_video"]
@@ -162,10 +159,23 @@ def open_video(
             return _open_images(str(place), [place], times_s, fps)
         if times_s is not None:
             raise VideoError(place, "times_s is given, but a video file has its own times; only images take times_s")
-        file = examine_file(place)
-        return Video(DecordReader(file) if decoder == "decord" else PyavReader(file))
+        return Video(_open_file(place, decoder))
     except (OSError, UnicodeEncodeError) as error:
         raise VideoError(place, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _open_file(place: Path, decoder: Decoder) -> FrameSource:
+    # Here and not above: pictures and arrays of frames are read where PyAV is not installed.
+    try:
+        from vxlpro_jax.data.video_container import examine_file
+        from vxlpro_jax.data.video_decord import DecordReader
+        from vxlpro_jax.data.video_pyav import PyavReader
+    except ImportError as error:
+        raise VideoError(
+            place, f"PyAV, which reads video files, cannot be imported ({error}): pip install av"
+        ) from error
+    file = examine_file(place)
+    return DecordReader(file) if decoder == "decord" else PyavReader(file)
 
 
 def open_frames(frames: np.ndarray, times_s: Sequence[float] | np.ndarray) -> Video:
