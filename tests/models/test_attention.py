@@ -50,6 +50,31 @@ def test_softmax_is_float32_under_half_precision():
     np.testing.assert_allclose(np.asarray(out, np.float32), 1, atol=2**-7)
 
 
+@pytest.mark.parametrize("valid", [None, jnp.array([[True, True, False, True], [True, False, True, True]])])
+def test_a_head_at_a_time_on_a_cpu(monkeypatch, valid):
+    """Many scores: only a CPU takes them in turn, and a gradient is that of the plain form."""
+
+    given = [jnp.asarray(x) for x in (Q, K, V)]
+
+    def run():  # a new function each time: jit would remember the last one
+        return jax.jit(lambda q, k, v: attend(q, k, v, valid, None if valid is None else 1))
+
+    def lowered(platform):
+        return run().trace(*given).lower(lowering_platforms=(platform,)).as_text()
+
+    def gradient():
+        inner = run()
+        return jax.grad(lambda *given: jnp.sin(inner(*given)).sum(), (0, 1, 2))(*given)
+
+    plain, slope = run()(*given), gradient()
+    assert "stablehlo.while" not in lowered("cpu")
+    monkeypatch.setattr(attention, "CPU_SCORES", Q[..., 0].size * K.shape[1])
+    assert "stablehlo.while" in lowered("cpu") and "stablehlo.while" not in lowered("tpu")
+    np.testing.assert_allclose(run()(*given), plain, atol=1e-6)
+    for one, other in zip(gradient(), slope, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "num_queries, plain_len, lone_plain_len, in_blocks",
     [(3, 3, 9, True), (3, 4, 2, False), (1, 3, 4, False), (1, 4, 3, True)],

@@ -14,6 +14,7 @@ from vxlpro_jax.models.block_attention import LONE_KEY_BLOCK, attend_in_blocks, 
 # Up to so many keys the scores are small, and one matrix product is faster than many.
 PLAIN_LEN = 1024
 LONE_PLAIN_LEN = LONE_KEY_BLOCK  # for a single query
+CPU_SCORES = 2**22  # float32 scores beyond which a CPU takes a head at a time: 16 MiB, half of a cache of today
 
 
 def attend(
@@ -29,7 +30,7 @@ def attend(
     earlier slots (None: all). What a query gets that sees nothing has no meaning, but is finite.
     """
     if _is_short(q_BLNH, k_BSKH.shape[1]):
-        return _attend_plainly(q_BLNH, k_BSKH, v_BSKH, key_valid, first_slot)
+        return _attend_shortly(q_BLNH, k_BSKH, v_BSKH, key_valid, first_slot)
     return attend_in_blocks(q_BLNH, k_BSKH, v_BSKH, key_valid, first_slot)
 
 
@@ -45,12 +46,45 @@ def attend_stored(
     differentiable there."""
     if _is_short(q_BLNH, keys.shape[2]):
         k, v = (jax.lax.dynamic_index_in_dim(kept, layer, keepdims=False) for kept in (keys, values))
-        return _attend_plainly(q_BLNH, k.astype(q_BLNH.dtype), v.astype(q_BLNH.dtype), key_valid, first_slot)
+        return _attend_shortly(q_BLNH, k.astype(q_BLNH.dtype), v.astype(q_BLNH.dtype), key_valid, first_slot)
     return read_in_blocks(q_BLNH, keys, values, layer, key_valid, first_slot)
 
 
 def _is_short(q_BLNH: Float[Array, "B L N H"], num_keys: int) -> bool:
     return num_keys <= (LONE_PLAIN_LEN if q_BLNH.shape[1] == 1 else PLAIN_LEN)
+
+
+@jax.custom_vjp
+def _attend_shortly(q, k, v, key_valid, first_slot):
+    """The plain form; a head at a time on a CPU with many scores, where no gradient is asked for."""
+    given = (q, k, v, key_valid, first_slot)
+    if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1] < CPU_SCORES:
+        return _attend_plainly(*given)
+    return jax.lax.platform_dependent(*given, cpu=_attend_by_head, default=_attend_plainly)
+
+
+def _attend_plainly_and_keep(q, k, v, key_valid, first_slot):
+    return jax.vjp(lambda q, k, v: _attend_plainly(q, k, v, key_valid, first_slot), q, k, v)
+
+
+_attend_shortly.defvjp(_attend_plainly_and_keep, lambda pull_back, d_out: (*pull_back(d_out), None, None))
+
+
+def _attend_by_head(q_BLNH, k_BSKH, v_BSKH, key_valid, first_slot):
+    """The same, one row and key head after the other: their scores are made, and read, in the processor's cache."""
+    (batch, length, _, head_dim), (num_keys, num_kv_heads) = q_BLNH.shape, k_BSKH.shape[1:3]
+    q = q_BLNH.reshape(batch, length, num_kv_heads, -1, head_dim).swapaxes(1, 2)
+    q = q.reshape(batch * num_kv_heads, 1, length, -1, head_dim)
+    k, v = (x.swapaxes(1, 2).reshape(-1, 1, num_keys, 1, head_dim) for x in (k_BSKH, v_BSKH))
+    valid = None if key_valid is None else jnp.repeat(key_valid, num_kv_heads, axis=0)[:, None]
+
+    def one(head):
+        q, k, v, valid = head
+        return _attend_plainly(q, k, v, valid, first_slot)
+
+    mixed = jax.lax.map(one, (q, k, v, valid))
+    mixed = mixed.reshape(batch, num_kv_heads, length, -1, head_dim).swapaxes(1, 2)
+    return mixed.reshape(q_BLNH.shape)
 
 
 def _attend_plainly(q_BLNH, k_BSKH, v_BSKH, key_valid, first_slot):
