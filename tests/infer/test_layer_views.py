@@ -19,9 +19,10 @@ def large(dtype=jnp.float32):
     return {"llm": {"layers": {"mlp": {"kernel": kernel}}, "norm": jnp.ones(3)}, "dts": jnp.ones(2)}
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_layers_are_views(dtype):
-    params = large(dtype)
+@pytest.mark.parametrize(("dtype", "place"), [(jnp.float32, None), (jnp.bfloat16, 0), (jnp.float32, 1)])
+def test_layers_are_views(dtype, place):
+    """On the device where they are; committed to it as they are, for a jitted program tells the two apart."""
+    params = jax.device_put(large(dtype), None if place is None else jax.devices()[place])
     stack = params["llm"]["layers"]["mlp"]["kernel"]
     apart = by_layer(params)
     assert isinstance(params["llm"]["layers"], dict)
@@ -31,6 +32,7 @@ def test_layers_are_views(dtype):
         np.testing.assert_array_equal(kernel, stack[number])
         start = stack.unsafe_buffer_pointer() + number * stack.nbytes // 2
         assert kernel.unsafe_buffer_pointer() == start and kernel.dtype == dtype
+        assert kernel.devices() == stack.devices() and kernel.committed == stack.committed == (place is not None)
 
 
 def test_what_stays_stacked():

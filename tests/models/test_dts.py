@@ -9,6 +9,7 @@ import pytest
 
 from tests.models.border_conv import assert_is_conv, drawn_conv
 from tests.small_model import SMALL, small_params, with_dts
+from vxlpro_jax.models import dts
 from vxlpro_jax.models.dts import DynamicTokenSynthesizer, HalvingConv, TemporalBlock, pack_frames
 from vxlpro_jax.models.part_configs import with_compression
 from vxlpro_jax.models.presets import VIDEO_XL_PRO_3B
@@ -100,6 +101,29 @@ def test_convolution_repeats_the_border_and_looks_back_in_time():
     x, params = drawn_conv(RNG, 4)
     ours = np.asarray(jax.jit(HalvingConv(6).apply)({"params": params}, x))
     assert_is_conv(ours, x, params, 2, lambda t: [(dt, max(2 * t + dt - 1, 0)) for dt in range(3)])
+
+
+def test_a_cpu_convolves_group_by_group(monkeypatch):
+    """Where much is gathered, and for the value alone: a gradient and other platforms keep the other form."""
+    x, params = drawn_conv(RNG, 4)
+    x = jnp.concatenate([x, 2 * x, -x])
+
+    def convolve():  # a new function each time: jit would remember the last one
+        return jax.jit(lambda x: HalvingConv(6).apply({"params": params}, x))
+
+    def lowered(platform):
+        return convolve().trace(x).lower(lowering_platforms=(platform,)).as_text()
+
+    def slope():
+        inner = convolve()
+        return jax.grad(lambda x: jnp.sin(inner(x)).sum())(x)
+
+    value, gradient = convolve()(x), slope()
+    assert "stablehlo.while" not in lowered("cpu")
+    monkeypatch.setattr(dts, "CPU_GATHERED", 1)
+    assert "stablehlo.while" in lowered("cpu") and "stablehlo.while" not in lowered("tpu")
+    np.testing.assert_allclose(convolve()(x), value, atol=1e-5)
+    np.testing.assert_allclose(slope(), gradient, atol=1e-5)
 
 
 @pytest.mark.parametrize(("compression", "frames"), [("none", 1), ("x2", 2), ("x4", 4), ("x8", 8)])

@@ -9,9 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-APART_BYTES = (
-    2**23
-)  # a smaller layer stays in the processor's cache with its copy, and scanning compiles one layer only
+# A smaller layer stays in the processor's cache with its copy, and scanning compiles one layer only.
+APART_BYTES = 2**23
 
 
 def by_layer(params: Any) -> Any:
@@ -19,16 +18,19 @@ def by_layer(params: Any) -> Any:
     anywhere but in the memory of one CPU."""
     stacks = params["llm"]["layers"]
     leaves = jax.tree.leaves(stacks)
-    homes = set().union(*(leaf.devices() if isinstance(leaf, jax.Array) else {None} for leaf in leaves))
-    home = homes.pop()
-    num_layers = len(leaves[0])
-    if (
-        homes
-        or home is None
-        or home.platform != "cpu"
-        or sum(leaf.nbytes for leaf in leaves) < num_layers * APART_BYTES
-    ):
+    num_layers, num_bytes = len(leaves[0]), sum(leaf.nbytes for leaf in leaves)
+    home = _one_cpu(leaves)
+    if home is None or num_bytes < num_layers * APART_BYTES:
         return params
+    if not leaves[0].committed:  # nor are the views to be: jit would compile once for these and once for those
+        home = None
     views = jax.tree.map(np.asarray, stacks)
     apart = tuple(jax.device_put(jax.tree.map(lambda view, n=n: view[n], views), home) for n in range(num_layers))
     return {**params, "llm": {**params["llm"], "layers": apart}}
+
+
+def _one_cpu(leaves: list[Any]) -> jax.Device | None:
+    """The CPU whose memory holds all of them, if one does."""
+    homes = {device for leaf in leaves for device in (leaf.devices() if isinstance(leaf, jax.Array) else (None,))}
+    home = homes.pop()
+    return None if homes or home is None or home.platform != "cpu" else home

@@ -7,12 +7,15 @@ channels].
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vxlpro_jax.models.layers import GroupNorm, Linear
 from vxlpro_jax.models.part_configs import DtsConfig
 from vxlpro_jax.parallel import axes
 from vxlpro_jax.parallel.axes import Rules, constrain
+
+CPU_GATHERED = 2**23  # numbers that a convolution gathers at once, beyond which a CPU takes a group at a time: 32 MiB
 
 
 def pack_frames(features: Float[Array, "T h w E"], config: DtsConfig) -> Float[Array, "G t h w E"]:
@@ -87,7 +90,7 @@ class TemporalBlock(nn.Module):
 class HalvingConv(nn.Module):
     """3x3x3 convolution that halves time; the border is repeated, in time only before (SPEC 7.3).
 
-    Written as one matrix product per tap in time: the gradient of XLA's own 3-D convolution is very slow on CPU.
+    Written as matrix products: the gradient of XLA's own 3-D convolution is very slow on CPU.
     """
 
     features: int
@@ -101,18 +104,45 @@ class HalvingConv(nn.Module):
         bias = self.param(
             "bias", nn.with_logical_partitioning(nn.initializers.zeros, (axes.DTS_OUT,)), (self.features,)
         )
-        _, time, height, width, _ = x.shape
         padded = jnp.pad(x, ((0, 0), (1, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-        shifts = [padded[:, :, dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)]
-        columns = jnp.concatenate(shifts, axis=-1)
-        taps = kernel.reshape(3, -1, self.features).astype(x.dtype)
-        total = sum(
-            jnp.einsum(
-                "gthwc,cd->gthwd", columns[:, tap : tap + time - 1 : 2], taps[tap], preferred_element_type=jnp.float32
-            )
-            for tap in range(3)
+        return (_convolve(padded, kernel.astype(x.dtype)) + bias).astype(x.dtype)
+
+
+@jax.custom_vjp
+def _convolve(padded, kernel):
+    """float32 [G, t2, h, w, E]; group by group on a CPU with much to gather, where no gradient is asked for."""
+    if 9 * padded.size < CPU_GATHERED:
+        return _by_time_tap(padded, kernel)
+    return jax.lax.platform_dependent(padded, kernel, cpu=_group_by_group, default=_by_time_tap)
+
+
+_convolve.defvjp(lambda *given: jax.vjp(_by_time_tap, *given), lambda pull_back, d_out: pull_back(d_out))
+
+
+def _by_time_tap(padded, kernel):
+    """One product per tap in time, of the nine neighbours side by side."""
+    height, width, num_taps = padded.shape[2] - 2, padded.shape[3] - 2, padded.shape[1] - 2
+    shifts = [padded[:, :, dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)]
+    columns = jnp.concatenate(shifts, axis=-1)
+    taps = kernel.reshape(3, -1, kernel.shape[-1])
+    return sum(_product(columns[:, tap : tap + num_taps : 2], taps[tap]) for tap in range(3))
+
+
+def _group_by_group(padded, kernel):
+    """One product per tap, a group after the other: what is gathered stays in the processor's cache."""
+    height, width, num_taps = padded.shape[2] - 2, padded.shape[3] - 2, padded.shape[1] - 2
+
+    def one(group):
+        return sum(
+            _product(group[dt : dt + num_taps : 2, dy : dy + height, dx : dx + width], kernel[dt, dy, dx])
+            for dt, dy, dx in np.ndindex(3, 3, 3)
         )
-        return (total + bias).astype(x.dtype)
+
+    return jax.lax.map(one, padded)
+
+
+def _product(x, kernel):
+    return jnp.einsum("...c,cd->...d", x, kernel, preferred_element_type=jnp.float32)
 
 
 class Stage(nn.Module):
