@@ -77,6 +77,7 @@ def get_config() -> ConfigDict:
             "num_videos": 1800,
             "num_heldout": 120,
             "num_shuffled": 240,
+            "num_textures": 0,
             "batch_frames": 128,
             "batch_groups": 32,
             "painted": 0.6,

@@ -15,18 +15,22 @@ from pathlib import Path
 
 import jax
 
+from launch import recot_run
+from launch.clip_stage import EXPORT_FOLDER
 from launch.command_line import failures_told
 from launch.train_stage import run, stage_params
 from launch.whole_file import write_whole
-from vxlpro_jax.config import TrainConfig, build
+from vxlpro_jax.config import build
 from vxlpro_jax.convert.conversion import save_params_as
 from vxlpro_jax.data.tokenizer import released_ids, save_tiny_tokenizer
 from vxlpro_jax.models.presets import PRESETS
+from vxlpro_jax.train.recot_stage import ReCoTRunConfig
 
-STAGES = ("tower", "groups", "words", "answers_short", "answers_mid", "answers_long", "answers_settled")
+ANSWERS = ("answers_align", "answers_short", "answers_mid", "answers_long", "answers_settled")
+STAGES = ("tower", "recot", "groups", "words", *ANSWERS)
 # The model is the mean of these stages' parameters: the last one guesses where it should, and is a little too ready to;
 # the mean keeps the one and loses the other (docs/tiny.md).
-AVERAGED_STAGES = STAGES[-2:]
+AVERAGED_STAGES = ANSWERS[-2:]
 SECONDS_FILE = "seconds.json"
 
 
@@ -41,36 +45,49 @@ def main(argv: list[str] | None = None) -> int:
     if out.exists():
         parser.error(f"--out {out} exists: remove it, or name another folder")
     with failures_told("launch.make_tiny"):
-        config = make(args.workdir)
-        export(config, [args.workdir / name for name in AVERAGED_STAGES], out)
+        make(args.workdir)
+        export([args.workdir / name for name in AVERAGED_STAGES], out)
     print(f"the model is in {out}")
     return 0
 
 
-def make(workdir: Path) -> TrainConfig:
-    """Run all stages below workdir; returns the configuration of the last."""
+def make(workdir: Path) -> None:
+    """Run all stages below workdir."""
     seconds = _read_seconds(workdir)
-    for number, name in enumerate(STAGES):
-        values = importlib.import_module(f"configs.tiny.{name}").get_config()
-        if number:
-            values.init_from = str(workdir / STAGES[number - 1])
-        config = build(values)
+    before = ""
+    for name in STAGES:
+        values = importlib.import_module(f"configs.tiny.{name}").get_config().unlock()
         started = time.perf_counter()
-        run(config, workdir / name)
+        if "recot" in values:
+            values.tower = str(released_model(workdir / before))
+            recot_run.run(build(values, ReCoTRunConfig), workdir / name)
+        else:
+            values.init_from = str(workdir / before) if before else ""
+            if "dts" in values.parts:
+                values.parts.dts = str(workdir / "recot")
+            run(build(values), workdir / name)
+            before = name
         # What a killed run had spent is counted too, as far as it was written down.
         seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - started, 1)
         _write_seconds(workdir, seconds)
         print(f"{name}: {seconds[name]:.0f} s (all so far: {sum(seconds.values()):.0f} s)", flush=True)
-    return config
 
 
-def export(config: TrainConfig, stages: list[Path], out: Path) -> None:
+def released_model(stage: Path) -> Path:
+    """A finished stage's model in the released layout, from which the reconstructive stage takes its tower."""
+    out = stage / EXPORT_FOLDER
+    if not out.exists():
+        export([stage], out, "float32")
+    return out
+
+
+def export(stages: list[Path], out: Path, dtype: str = "bfloat16") -> None:
     """Write the mean of finished stages' models in the released layout, with the embedded tokenizer."""
-    sizes = PRESETS[config.preset]
+    sizes = PRESETS["tiny"]
     params = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(stage_params(stage, sizes) for stage in stages))
     folder = stages[-1] / "tokenizer"
     ids = released_ids(save_tiny_tokenizer(folder))
-    save_params_as(out, sizes, params, "torch", tokenizer_folder=folder, released=ids, dtype="bfloat16")
+    save_params_as(out, sizes, params, "torch", tokenizer_folder=folder, released=ids, dtype=dtype)
     shutil.rmtree(folder)
 
 

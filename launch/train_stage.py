@@ -19,7 +19,7 @@ from launch.starting_point import MODEL_FOLDER, Origin, check_sources, save_mode
 from launch.whole_file import written_whole
 from vxlpro_jax.checkpoint import restore_params
 from vxlpro_jax.config import FRESH, TrainConfig, check
-from vxlpro_jax.data.synthetic_bank import GroupBank, take
+from vxlpro_jax.data.synthetic_bank import GroupBank, take, texture_video
 from vxlpro_jax.data.synthetic_guess import GuessRows, blank_video, shuffled_video
 from vxlpro_jax.data.synthetic_rows import BankIndex
 from vxlpro_jax.data.synthetic_words import group_words
@@ -48,7 +48,7 @@ from vxlpro_jax.train.vision_heads import new_heads
 WHITENING_FRAMES, WHITENING_FLOOR = 4000, 0.004
 EVAL_CHUNK, EVAL_ROWS = 64, 384
 NUM_BLANK_VIDEOS = 4
-GUESSED = {"shuffled": shuffled_video, "blank": blank_video}  # kinds of banks of which nothing can be told
+UNLABELLED = {"shuffled": shuffled_video, "blank": blank_video, "texture": texture_video}  # other kinds of banks
 
 
 def run(config: TrainConfig, workdir: Path, allow_changes: bool = False) -> None:
@@ -133,6 +133,12 @@ def guess_keys(config: TrainConfig) -> tuple[BankKey, BankKey]:
     )
 
 
+def texture_keys(config: TrainConfig) -> list[BankKey]:
+    """Names the bank of textures alone, where there is one."""
+    num_videos = config.vision.num_textures
+    return [bank_key(config, heldout=False)._replace(kind="texture", num_videos=num_videos)] if num_videos else []
+
+
 def bank_features(model: VideoXLProModel, params: Params, key: BankKey, folder: Path, workers: int) -> np.ndarray:
     """DTS outputs of a bank, kept beside it for the next stage under a name that tells tower and DTS."""
     digest = hashlib.sha256(repr((model.config.vision, model.config.dts)).encode())
@@ -140,7 +146,7 @@ def bank_features(model: VideoXLProModel, params: Params, key: BankKey, folder: 
         digest.update(np.asarray(leaf).tobytes())
     path = folder / f"{key.name}_{digest.hexdigest()[:12]}.npy"
     if not path.exists():
-        bank = rendered_bank(key, folder, workers, GUESSED.get(key.kind))
+        bank = rendered_bank(key, folder, workers, UNLABELLED.get(key.kind))
         with written_whole(path) as part:
             np.save(part, encode_bank(model, params, bank, EVAL_CHUNK))
     return np.load(path)
@@ -166,18 +172,19 @@ def _answer_stage(
 ) -> tuple[Callable, Callable]:
     tokenizer = TextTokenizer(build_tiny_tokenizer())
     bank, heldout = (shared_bank(config, workdir.parent, flag) for flag in (False, True))
-    guess_rows = None
+    index, guess_rows = BankIndex(bank), None
     if config.stage.loss == "words":
         features, held_features = (group_words(groups, tokenizer.encode)[:, None] for groups in (bank, heldout))
     else:
-        keys = (bank_key(config, False), *guess_keys(config), bank_key(config, True))
-        *train, held_features = (
+        keys = (bank_key(config, True), bank_key(config, False), *guess_keys(config), *texture_keys(config))
+        held_features, *train = (
             bank_features(model, params, key, workdir.parent, config.vision.workers) for key in keys
         )
-        features, num_guessed = np.concatenate(train), sum(map(len, train[1:]))
+        features, num_guessed = np.concatenate(train), sum(map(len, train[1:3]))
+        index = BankIndex(bank, textures=range(len(bank) + num_guessed, len(features)))
         guesses = config.vision.seed, config.vision.num_shuffled, num_guessed
-        guess_rows = GuessRows(BankIndex(bank), *guesses, offset=len(bank))
-    feed = AnswerFeed(features, BankIndex(bank), tokenizer, model.config, guess_rows)
+        guess_rows = GuessRows(index, *guesses, offset=len(bank))
+    feed = AnswerFeed(features, index, tokenizer, model.config, guess_rows)
     held_feed = AnswerFeed(held_features, BankIndex(heldout), tokenizer, model.config)
     check = jax.jit(answer_check(config.stage, model))
     rng = np.random.default_rng(config.seed + 1)

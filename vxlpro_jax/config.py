@@ -31,8 +31,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class VisionDataConfig:
     """seed: of the banks, which all stages share. num_videos, num_heldout: of the bank that is trained on and of the
-    held-out one; num_shuffled: videos with shuffled frames (data/synthetic_guess.py). batch_frames, batch_groups: per
-    step, by stage.
+    held-out one; num_shuffled: videos with shuffled frames (data/synthetic_guess.py); num_textures: videos of textures
+    alone, of which stages on answers make haystacks too. batch_frames, batch_groups: per step, by stage.
 
     painted: share of events painted anew in every batch (data/synthetic_bank.py). workers: processes that render the
     banks. bank_frames: of each group in them, one or more of the model's groups; 0: one of them.
@@ -42,6 +42,7 @@ class VisionDataConfig:
     num_videos: int
     num_heldout: int
     num_shuffled: int
+    num_textures: int
     batch_frames: int
     batch_groups: int
     painted: float

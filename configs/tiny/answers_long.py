@@ -18,6 +18,8 @@ def get_config() -> ConfigDict:
         config.stage.trainable = ("projector", "selector", "llm")
         config.stage.stamp_weight = 0.2
         config.stage.num_steps = 950
+        # A haystack of 16,384 frames has 450 textures, some of which look like cards; the bank has 1,800.
+        config.vision.num_textures = 600
         config.optimizer.peak_rate = 1.5e-3
         config.optimizer.warmup_steps = 40
         # 136 rows: what a question leaves for a long video in a context of 256 with 128 kept for the answer.

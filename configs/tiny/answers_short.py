@@ -12,7 +12,7 @@ from configs import base
 def get_config() -> ConfigDict:
     config = base.get_config()
     with config.unlocked():
-        config.init_from = "runs/tiny/words"
+        config.init_from = "runs/tiny/answers_align"
         config.seed += 1000
         config.stage.loss = "answers"
         config.stage.trainable = ("projector", "selector", "llm")

@@ -1,4 +1,4 @@
-"""Tower and DTS together, taught by auxiliary heads on frames and on groups of them.
+"""Tower and DTS together, taught by auxiliary heads on frames and on groups of them; the DTS comes from ReCoT.
 
 python -m launch.train --config=configs/tiny/groups.py --workdir=runs/tiny/groups
 Source: ours (docs/tiny.md).
@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     with config.unlocked():
         config.init_from = "runs/tiny/tower"
+        config.parts = ConfigDict({"dts": "runs/tiny/recot"})
         config.seed += 500
         config.stage.loss = "groups"
         config.stage.trainable = ("vision_tower", "dts", "heads")

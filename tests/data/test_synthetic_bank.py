@@ -14,6 +14,7 @@ from vxlpro_jax.data.synthetic_bank import (
     repaint,
     save_bank,
     take,
+    texture_video,
     through_codec,
 )
 
@@ -42,6 +43,18 @@ def test_labels_say_what_is_shown(bank):
     share = white(bank.frames.reshape(-1, 28, 28, 3)).reshape(-1, 4)
     assert (share[cards][bank.shown[cards]] > 0.03).mean() > 0.97
     assert (share[cards][~bank.shown[cards]] < 0.01).mean() > 0.97
+
+
+def test_textures_are_many_and_show_nothing(bank):
+    textures = texture_video(3, 0, 28, 4)
+    assert textures.frames.shape == (16, 4, 28, 28, 3) and not textures.shown.any() and not textures.kind.any()
+    last = textures.frames[:, -1].astype(float).mean((1, 2))
+    changes = np.abs(np.diff(last, axis=0)).max(-1) > 5  # another mean colour: another texture
+    assert changes.sum() >= 4
+    inside = np.abs(np.diff(textures.frames.astype(float).mean((2, 3)), axis=1)).max((1, 2)) > 5
+    assert 2 <= inside.sum() <= 14  # groups that show two
+    assert (texture_video(3, 0, 28, 4).frames == textures.frames).all()
+    assert (texture_video(3, 1, 28, 4).frames != textures.frames).any()
 
 
 def test_column_and_row_say_where_the_card_is(bank):

@@ -60,6 +60,19 @@ def test_an_event_over_several_groups_keeps_its_look_and_its_frames_meet(bank):
     assert seen > 50
 
 
+def test_textures_of_their_own_stand_among_the_empty_groups_of_haystacks(bank):
+    textures = range(len(bank), len(bank) + 300)
+    index, rng = BankIndex(bank, textures), np.random.default_rng(3)
+    mixed = 0
+    for _ in range(100):
+        row = compose_row(rng, index, 64, 0.3)
+        others = np.isin(row.bank_groups, textures)
+        assert not others[row.relevant].any()
+        assert {KINDS[kind] for kind in bank.kind[row.bank_groups[~others]]} > {"none"}
+        mixed += 20 < others.sum() < 64
+    assert 20 < mixed < 60  # haystacks of all textures; the others are of few
+
+
 def test_a_bank_without_the_look_is_named():
     empty = GroupBank(
         np.zeros((2, 4, 1, 1, 3), np.uint8),

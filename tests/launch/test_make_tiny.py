@@ -18,12 +18,16 @@ def few_steps(monkeypatch):
         module = importlib.import_module(f"configs.tiny.{name}")
         config = module.get_config()
         with config.unlocked():
-            config.stage.num_steps = 2
             config.optimizer.warmup_steps = 1
-            config.vision.num_videos = config.vision.num_heldout = 200  # fewer lack some look
-            config.vision.num_shuffled = 3
-            for mix in config.rows.values():
-                mix.batch_size = 2
+            if "recot" in config:
+                config.num_steps, config.data.num_videos, config.data.num_heldout = 2, 200, 200
+            else:
+                config.stage.num_steps = 2
+                config.vision.num_videos = config.vision.num_heldout = 200  # fewer lack some look
+                config.vision.num_shuffled = 3
+                config.vision.num_textures = min(config.vision.num_textures, 2)
+                for mix in config.rows.values():
+                    mix.batch_size = 2
         monkeypatch.setattr(module, "get_config", lambda config=config: config.copy_and_resolve_references().unlock())
 
 

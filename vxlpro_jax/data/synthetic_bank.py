@@ -29,6 +29,8 @@ COLOUR_NAMES = tuple(COLOURS)
 GROUPS_PER_VIDEO, QUARTERS = 16, 4
 MIN_FRAMES_OF_MOTION = 2  # a mover seen in one frame alone has no direction
 DrawVideo: TypeAlias = Callable[..., "GroupBank"]  # (seed, index, image_size, frames_per_group), as bank_video
+QUANTIZERS = 18, 31  # of the files: from, and up to but not including
+TEXTURE_FRAMES = 2, 10  # of one texture in a video of many, likewise
 STRETCHED_SHARE = 0.2  # of painted groups: drawn on a wider canvas, which the resize squashes
 # (height, width) of the encoded file: mostly the world's default, some others, and wide ones that the resize squashes.
 SIZES = ((112, 112), (56, 56), (84, 84), (168, 168), (72, 128), (96, 128), (108, 192))
@@ -95,10 +97,35 @@ def bank_video(seed: int, index: int, image_size: int, frames_per_group: int) ->
         part = slice(group * frames_per_group, (group + 1) * frames_per_group)
         for name, value in _paint_group(rng, frames[part], times_s[part], kind).items():
             labels[name].append(value)
-    decoded = through_codec(to_pixels(frames), crf=int(rng.integers(18, 31)))
-    small = np.stack([resize_frame(frame, image_size, image_size) for frame in decoded])
+    small = recorded(rng, to_pixels(frames), image_size)
     arrays = {name: np.array(values, bool if name == "shown" else np.int8) for name, values in labels.items()}
     return GroupBank(small.reshape(GROUPS_PER_VIDEO, frames_per_group, image_size, image_size, 3), **arrays)
+
+
+def texture_video(seed: int, index: int, image_size: int, frames_per_group: int) -> GroupBank:
+    """Sixteen groups without an event, of as many textures as there is room for; about half of them show two."""
+    rng = np.random.default_rng([seed, index])
+    num_frames = GROUPS_PER_VIDEO * frames_per_group
+    scenes = [draw_scene(rng)]
+    while (start := scenes[-1].start_s + int(rng.integers(*TEXTURE_FRAMES))) < num_frames:
+        scenes.append(draw_scene(rng, start))
+    size = SIZES[rng.choice(len(SIZES), p=SIZE_SHARES)]
+    frames = to_pixels(render(tuple(scenes), (), np.arange(float(num_frames)), size))
+    return unlabelled_groups(recorded(rng, frames, image_size).reshape(-1, frames_per_group, image_size, image_size, 3))
+
+
+def unlabelled_groups(frames: np.ndarray) -> GroupBank:
+    """Groups [G, F, S, S, 3] of frames in which nothing is to be found."""
+    count, per_group = frames.shape[:2]
+    nothing, nowhere = np.full(count, -1, np.int8), np.full((count, per_group), -1, np.int8)
+    shown = np.zeros((count, per_group), bool)
+    return GroupBank(frames, np.zeros(count, np.int8), nothing, nothing, nothing, shown, nowhere, nowhere)
+
+
+def recorded(rng: np.random.Generator, frames: np.ndarray, image_size: int) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] as a model gets them from a file of some quality: [T, image_size, image_size, 3]."""
+    decoded = through_codec(frames, crf=int(rng.integers(*QUANTIZERS)))
+    return np.stack([resize_frame(frame, image_size, image_size) for frame in decoded])
 
 
 def _paint_group(rng: np.random.Generator, frames: np.ndarray, times_s: np.ndarray, kind: int) -> dict:

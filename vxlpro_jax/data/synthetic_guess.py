@@ -16,8 +16,8 @@ from vxlpro_jax.data.synthetic_bank import (
     SIZE_SHARES,
     SIZES,
     GroupBank,
-    resize_frame,
-    through_codec,
+    recorded,
+    unlabelled_groups,
 )
 from vxlpro_jax.data.synthetic_questions import CANDIDATES, QUESTION_KINDS, WHEN_ANSWER, draw_question
 from vxlpro_jax.data.synthetic_render import render_frames
@@ -37,9 +37,8 @@ def shuffled_video(seed: int, index: int, image_size: int, frames_per_group: int
     frames = render_frames(
         sample_video(seed, index, length_s), np.arange(float(length_s)), SIZES[rng.choice(len(SIZES), p=SIZE_SHARES)]
     )
-    decoded = through_codec(frames, crf=int(rng.integers(18, 31)))[rng.permutation(length_s)]
-    small = np.stack([resize_frame(frame, image_size, image_size) for frame in decoded])
-    return _unlabelled(small.reshape(GROUPS_PER_VIDEO, frames_per_group, image_size, image_size, 3))
+    small = recorded(rng, frames, image_size)[rng.permutation(length_s)]
+    return unlabelled_groups(small.reshape(GROUPS_PER_VIDEO, frames_per_group, image_size, image_size, 3))
 
 
 def blank_video(seed: int, index: int, image_size: int, frames_per_group: int) -> GroupBank:
@@ -48,22 +47,7 @@ def blank_video(seed: int, index: int, image_size: int, frames_per_group: int) -
     levels = rng.integers(0, 256, (GROUPS_PER_VIDEO, 1, 1, 1, 3))
     levels[: GROUPS_PER_VIDEO // 2] = levels[: GROUPS_PER_VIDEO // 2, ..., :1]
     shape = (GROUPS_PER_VIDEO, frames_per_group, image_size, image_size, 3)
-    return _unlabelled(np.broadcast_to(levels, shape).astype(np.uint8))
-
-
-def _unlabelled(frames: np.ndarray) -> GroupBank:
-    count, per_group = frames.shape[:2]
-    nothing, nowhere = np.full(count, -1, np.int8), np.full((count, per_group), -1, np.int8)
-    return GroupBank(
-        frames,
-        np.zeros(count, np.int8),
-        nothing,
-        nothing,
-        nothing,
-        np.zeros((count, per_group), bool),
-        nowhere,
-        nowhere,
-    )
+    return unlabelled_groups(np.broadcast_to(levels, shape).astype(np.uint8))
 
 
 class GuessRows:

@@ -53,7 +53,8 @@ class _Placed:
 class BankIndex:
     """Finds groups of a bank by what they show and in which of their frames."""
 
-    def __init__(self, bank: GroupBank):
+    def __init__(self, bank: GroupBank, textures: range = range(0)):
+        """textures: numbers of groups outside of the bank that show no event either."""
         self.frames_per_group = bank.shown.shape[1]
         first = bank.shown.argmax(1)
         last = self.frames_per_group - 1 - bank.shown[:, ::-1].argmax(1)
@@ -67,8 +68,9 @@ class BankIndex:
                 looks[(key[0], key[3])].append(group)
         self._exact = {key: np.array(groups) for key, groups in exact.items()}
         self._looks = {key: np.array(groups) for key, groups in looks.items()}
-        self.empty = np.flatnonzero(bank.kind == 0)
-        self.empty_by_video = np.split(self.empty, np.flatnonzero(np.diff(self.empty // GROUPS_PER_VIDEO)) + 1)
+        empty = np.flatnonzero(bank.kind == 0)
+        self.empty_by_video = np.split(empty, np.flatnonzero(np.diff(empty // GROUPS_PER_VIDEO)) + 1)
+        self.empty = np.concatenate([empty, np.array(textures, int)])
 
     def find(self, rng: np.random.Generator, event: Event, first: int, last: int) -> int:
         """A group that shows the event's looks in frames first..last; where the bank has none, in other frames, and
