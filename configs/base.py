@@ -27,6 +27,7 @@ def stage() -> ConfigDict:
             "encode_groups": 0,
             "loss_chunk": 0,
             "selection": "",
+            "attention": "auto",
         }
     )
 

@@ -34,6 +34,7 @@ from vxlpro_jax.data.tokenizer import (
     released_ids,
     save_tiny_tokenizer,
 )
+from vxlpro_jax.models.kernel_check import usable_kind
 from vxlpro_jax.models.presets import VideoXLProConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, abstract_params, init_params
 from vxlpro_jax.parallel.axes import FSDP_TENSOR, UNSHARDED
@@ -108,9 +109,12 @@ def training_sizes(config: TrainConfig, sizes: VideoXLProConfig) -> VideoXLProCo
 
 
 def stage_model(config: TrainConfig, sizes: VideoXLProConfig, sharded: bool) -> VideoXLProModel:
-    """The Linen module of a stage."""
-    rules = FSDP_TENSOR if sharded else UNSHARDED
-    return VideoXLProModel(training_sizes(config, sizes), rules, jnp.dtype(config.stage.dtype), config.stage.remat)
+    """The Linen module of a stage. On an accelerator its kernels are tried first (models/kernel_check.py)."""
+    rules, stage, attention = FSDP_TENSOR if sharded else UNSHARDED, config.stage, config.stage.attention
+    if jax.default_backend() != "cpu":
+        attention = usable_kind(attention, sizes, stage.dtype, training=True)
+    dtype = jnp.dtype(stage.dtype)
+    return VideoXLProModel(training_sizes(config, sizes), rules, dtype, stage.remat, attention=attention)
 
 
 def trained_parts(config: TrainConfig, params: Params) -> tuple[str, ...]:

@@ -30,7 +30,9 @@ Made by `python -m launch.limits -o docs/limits.md`; for one case: `vxlpro plan 
 formulas are tested against parameter trees, counted operations of the programs, and memory figures of compilers for
 A100 and TPUs (tests/planning). The project's own programs for reading and answering, **compiled** (`make aot`), need
 17.8 GiB on an A100 for the whole of 8,192 frames, 50.3 GiB for 32,768, and on a v5p 50.2 GiB for 32,768; the formula
-gives 17.8, 50.3 and 50.3, and adds a GiB to spare. `vxlpro plan --compile` takes memory from the compiler, where one is
+gives 17.8, 50.3 and 50.3, and adds a GiB to spare. For a batch of 64 frames in the encoder the formula takes 3.4 GiB,
+scores of attention written out; compiled for an A100, the program needs 2.4 GiB with XLA's attention and
+1.3 with JAX's kernel, pixels counted. `vxlpro plan --compile` takes memory from the compiler, where one is
 installed (requirements-aot.txt); seconds have the formula alone.
 
 - *selected*: the selector keeps what fits the context of {context:,} rows. *whole*: every row is read; beyond

@@ -191,6 +191,7 @@ def test_combinations_that_cannot_work_are_told(key, value, told):
         ("stage.encode_groups", 4),
         ("stage.loss_chunk", 512),
         ("stage.selection", "keep_rate"),
+        ("stage.attention", "xla"),
     ],
 )
 def test_a_key_that_only_stages_on_clips_use_is_refused_elsewhere(key, value):

@@ -105,6 +105,9 @@ def _add_plan(commands: Any) -> None:
 def _add_encoding(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", metavar="FOLDER|HUB_ID", help="default: the embedded tiny model")
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    command.add_argument(
+        *("--attention",), choices=("auto", "xla", "kernel"), default="auto", help="who computes it on a GPU or TPU"
+    )
     command.add_argument("--fps", type=float, default=1.0, help="frames looked at per second of video (default 1)")
     command.add_argument("--max-frames", type=int, help="at most so many, then evenly over the whole")
     command.add_argument("--sampling", choices=("fps", "released"), default="fps")
@@ -114,7 +117,8 @@ def _add_encoding(command: argparse.ArgumentParser) -> None:
 def _load(arguments: argparse.Namespace) -> Any:
     from vxlpro_jax.loading import load  # late: parsing and --help need no jax
 
-    return load(arguments.model, arguments.dtype, context_len=getattr(arguments, "context_len", None))
+    context_len = getattr(arguments, "context_len", None)
+    return load(arguments.model, arguments.dtype, context_len=context_len, attention=arguments.attention)
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:

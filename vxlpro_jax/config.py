@@ -174,7 +174,10 @@ def check(config: TrainConfig) -> VideoXLProConfig:
 
 
 # Keys of the stage that only the one on clips uses.
-OF_CLIPS = ("epochs", "z_weight", "dtype", "frozen_dtype", "remat", "encode_groups", "loss_chunk", "selection")
+OF_CLIPS = (
+    *("epochs", "z_weight", "dtype", "frozen_dtype", "remat", "encode_groups", "loss_chunk"),
+    *("selection", "attention"),
+)
 
 
 def _check_used(config: TrainConfig) -> None:

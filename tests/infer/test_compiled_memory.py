@@ -46,6 +46,9 @@ def test_too_small_a_device_is_told(compiler, monkeypatch):
         def lower(self, **_):
             return self
 
+        def as_text(self):
+            return ""
+
         def compile(self, **_):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 16.58G of 15.75G hbm.\nMore lines.")
 

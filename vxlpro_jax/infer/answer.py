@@ -27,6 +27,7 @@ from vxlpro_jax.infer.replies import Generation, Replies, Request, reply
 from vxlpro_jax.infer.spelling import TextCodec
 from vxlpro_jax.infer.token_sampler import Sampling
 from vxlpro_jax.infer.video_index import VideoIndex, describe_source, is_index
+from vxlpro_jax.models.attention import AttentionKind
 from vxlpro_jax.models.presets import VideoXLProConfig, stretched
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.types import Selection, num_kept_by_rate
@@ -61,7 +62,7 @@ class Answer:
 
 
 class VideoXLPro:
-    """A model with its weights and tokenizer. See load(), which says what context_len is."""
+    """A model with its weights and tokenizer. See load(), which says what context_len and attention are."""
 
     def __init__(
         self,
@@ -70,11 +71,12 @@ class VideoXLPro:
         tokenizer: TextCodec,
         dtype: DTypeLike = jnp.float32,
         context_len: int | None = None,
+        attention: AttentionKind = "auto",
     ):
         self.config, stretch = stretched(config, context_len)
         self.params = params
         self.tokenizer = tokenizer
-        self.model = VideoXLProModel(self.config, dtype=dtype, stretch=stretch)
+        self.model = VideoXLProModel(self.config, dtype=dtype, stretch=stretch, attention=attention)
         self.token_ids = TokenIds.of(tokenizer.encode)
 
     @cached_property

@@ -12,6 +12,8 @@ from vxlpro_jax.infer.generate import _more_tokens, _Steps, encode_frames
 from vxlpro_jax.infer.kv_cache import allocate
 from vxlpro_jax.infer.reading import PIECE_LEN, _read_piece
 from vxlpro_jax.infer.token_sampler import Sampling
+from vxlpro_jax.models.attention import AttentionKind
+from vxlpro_jax.models.kernel_check import has_kernel
 from vxlpro_jax.models.presets import VideoXLProConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel, abstract_params
 from vxlpro_jax.parallel.targets import target_named
@@ -23,12 +25,14 @@ _OPTIONS = {("cuda", ENCODE): {"xla_gpu_enable_triton_gemm": False}}
 
 
 class Compiler:
-    """Compiles the programs of a model in bfloat16 for one device, and tells the bytes that they need."""
+    """Compiles the programs of a model in bfloat16 for one device, and tells the bytes that they need. by_kernel: the
+    programs that had an attention kernel in them."""
 
-    def __init__(self, config: VideoXLProConfig, device: str):
+    def __init__(self, config: VideoXLProConfig, device: str, attention: AttentionKind = "auto"):
         """Raises ValueError for a device that is unknown or whose compiler is not installed."""
         self.config = config
-        self._model = VideoXLProModel(config, dtype=jnp.bfloat16)
+        self.by_kernel: set[str] = set()
+        self._model = VideoXLProModel(config, dtype=jnp.bfloat16, attention=attention)
         self._target = target_named(device)
         self._params = self._placed(abstract_params(config), jnp.bfloat16)
 
@@ -77,8 +81,12 @@ class Compiler:
         """Bytes that a program needs beside its arguments. Raises ValueError where the device has not so much, or where
         it copies what it should change in place."""
         options: Any = _OPTIONS.get((self._target.platform, name))
+        with jax.sharding.use_abstract_mesh(self._target.sharding.mesh.abstract_mesh):  # kernels ask it for the device
+            lowered = traced.lower(lowering_platforms=(self._target.platform,))
+        if has_kernel(lowered.as_text()):
+            self.by_kernel.add(name)
         try:
-            found = traced.lower(lowering_platforms=(self._target.platform,)).compile(compiler_options=options)
+            found = lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise

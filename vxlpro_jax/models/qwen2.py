@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from vxlpro_jax.models.attention import attend, attend_stored
+from vxlpro_jax.models.attention import AttentionKind, attend, attend_stored
 from vxlpro_jax.models.layers import Embedding, Linear, RMSNorm
 from vxlpro_jax.models.part_configs import ContextStretch, Qwen2Config
 from vxlpro_jax.models.rope import rotate_heads
@@ -35,6 +35,7 @@ class KVCache(NamedTuple):
 class SelfAttention(nn.Module):
     config: Qwen2Config
     stretch: ContextStretch | None
+    attention: AttentionKind
 
     @nn.compact
     def __call__(self, x, stored, layer, positions, key_valid, slot):
@@ -55,7 +56,7 @@ class SelfAttention(nn.Module):
                 for old, new in zip(stored, (k, v), strict=True)
             )
             stored = (keys, values)
-            mixed = attend_stored(q, keys, values, layer, key_valid, slot)
+            mixed = attend_stored(q, keys, values, layer, key_valid, slot, self.attention)
         mixed = mixed.reshape(*x.shape[:2], -1)
         return Linear(cfg.dim, (axes.HEADS, axes.EMBED), use_bias=False, name="o_proj")(mixed), stored
 
@@ -79,12 +80,13 @@ class DecoderLayer(nn.Module):
     config: Qwen2Config
     rules: Rules
     stretch: ContextStretch | None
+    attention: AttentionKind
 
     @nn.compact
     def __call__(self, carry, layer, positions, key_valid, slot):
         x, stored = carry
         normed = RMSNorm(self.config.norm_eps, axes.EMBED, name="input_layernorm")(x)
-        attention = SelfAttention(self.config, self.stretch, name="self_attn")
+        attention = SelfAttention(self.config, self.stretch, self.attention, name="self_attn")
         mixed, stored = attention(normed, stored, layer, positions, key_valid, slot)
         x = x + mixed
         normed = RMSNorm(self.config.norm_eps, axes.EMBED, name="post_attention_layernorm")(x)
@@ -95,14 +97,16 @@ class DecoderLayer(nn.Module):
 class Qwen2(nn.Module):
     """Decoder over embeddings; ids are embedded with `embed`, hidden states become logits with `logits`.
 
-    stretch: for contexts beyond the trained one. Parameters "layers": of all layers, stacked, which are scanned; or a
-    tuple of each layer's own (infer/layer_views.py), which run one after the other.
+    stretch: for contexts beyond the trained one. attention: who reads the cache (models/attention.py); under a mesh it
+    is always XLA, which knows how to split the work. Parameters "layers": of all layers, stacked, which are scanned; or
+    a tuple of each layer's own (infer/layer_views.py), which run one after the other.
     """
 
     config: Qwen2Config
     rules: Rules = axes.UNSHARDED
     remat: bool = False
     stretch: ContextStretch | None = None
+    attention: AttentionKind = "auto"
 
     def setup(self):
         cfg = self.config
@@ -116,10 +120,13 @@ class Qwen2(nn.Module):
             length=cfg.num_layers,
             metadata_params={nn.PARTITION_NAME: axes.LAYERS},
         )
-        self.layers = scanned(cfg, self.rules, self.stretch)
+        self.layers = scanned(*self._of_layer())
         self.norm = RMSNorm(cfg.norm_eps, axes.EMBED)
         if not cfg.tie_embeddings:
             self.lm_head = Linear(cfg.vocab_size, (axes.EMBED, axes.VOCAB), use_bias=False)
+
+    def _of_layer(self) -> tuple[Qwen2Config, Rules, ContextStretch | None, AttentionKind]:
+        return self.config, self.rules, self.stretch, self.attention if self.rules == axes.UNSHARDED else "xla"
 
     def embed(self, ids: Int[Array, "..."], dtype: DTypeLike) -> Float[Array, "... D"]:
         return self.embed_tokens(ids).astype(dtype)
@@ -146,7 +153,7 @@ class Qwen2(nn.Module):
         carry: Any = (x, stored)
         apart = self.get_variable("params", "layers")
         if isinstance(apart, tuple):
-            layer = DecoderLayer(self.config, self.rules, self.stretch, parent=None)
+            layer = DecoderLayer(*self._of_layer(), parent=None)
             for number, params in enumerate(apart):
                 carry, _ = layer.apply({"params": params}, carry, jnp.int32(number), positions, key_valid, slot)
         else:

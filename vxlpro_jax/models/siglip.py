@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vxlpro_jax.models.attention import attend
+from vxlpro_jax.models.attention import AttentionKind, attend_to_all
 from vxlpro_jax.models.layers import DEFAULT_INIT, Embedding, LayerNorm, Linear, gelu_tanh
 from vxlpro_jax.models.part_configs import SiglipConfig
 from vxlpro_jax.parallel import axes
@@ -18,6 +18,8 @@ from vxlpro_jax.parallel.axes import Rules, constrain
 
 class SelfAttention(nn.Module):
     config: SiglipConfig
+    rules: Rules
+    attention: AttentionKind
 
     @nn.compact
     def __call__(self, x: Float[Array, "T P E"]) -> Float[Array, "T P E"]:
@@ -27,7 +29,9 @@ class SelfAttention(nn.Module):
             Linear(self.config.dim, inward, name=name)(x).reshape(*x.shape[:2], heads, -1)
             for name in ("q_proj", "k_proj", "v_proj")
         )
-        return Linear(self.config.dim, inward[::-1], name="out_proj")(attend(q, k, v).reshape(x.shape))
+        names = (axes.GROUPS, None, axes.VISION_HEADS, None)
+        mixed = attend_to_all(q, k, v, names, self.rules, self.attention)
+        return Linear(self.config.dim, inward[::-1], name="out_proj")(mixed.reshape(x.shape))
 
 
 class Mlp(nn.Module):
@@ -42,13 +46,14 @@ class Mlp(nn.Module):
 class EncoderLayer(nn.Module):
     config: SiglipConfig
     rules: Rules
+    attention: AttentionKind
 
     @nn.compact
     def __call__(self, x: Float[Array, "T P E"], _) -> tuple[Float[Array, "T P E"], None]:
         def norm(name):
             return LayerNorm(self.config.norm_eps, axes.VISION, name=name)
 
-        x = x + SelfAttention(self.config, name="self_attn")(norm("layer_norm1")(x))
+        x = x + SelfAttention(self.config, self.rules, self.attention, name="self_attn")(norm("layer_norm1")(x))
         x = x + Mlp(self.config, name="mlp")(norm("layer_norm2")(x))
         return constrain(x, (axes.GROUPS, None, None), self.rules), None
 
@@ -78,6 +83,7 @@ class SiglipTower(nn.Module):
     config: SiglipConfig
     rules: Rules = axes.UNSHARDED
     remat: bool = False
+    attention: AttentionKind = "auto"
 
     @nn.compact
     def __call__(self, pixels: Float[Array, "T S S 3"]) -> Float[Array, "T P E"]:
@@ -98,7 +104,7 @@ class SiglipTower(nn.Module):
             length=cfg.num_layers,
             metadata_params={nn.PARTITION_NAME: axes.LAYERS},
         )
-        x, _ = scanned(cfg, self.rules, name="layers")(x, None)
+        x, _ = scanned(cfg, self.rules, self.attention, name="layers")(x, None)
         LayerNorm(cfg.norm_eps, axes.VISION, name="post_layernorm")(x[:0])  # parameters only: see the caption
         return x
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from vxlpro_jax.models.attention import AttentionKind
 from vxlpro_jax.models.dts import DynamicTokenSynthesizer, pack_frames
 from vxlpro_jax.models.part_configs import ContextStretch
 from vxlpro_jax.models.presets import VideoXLProConfig
@@ -37,7 +38,7 @@ class ModelOutput(NamedTuple):
 class VideoXLProModel(nn.Module):
     """Linen module over the five parts; `dtype` is the working type, norms and logits are float32 islands.
 
-    stretch: for contexts beyond the one that the LLM was trained on.
+    stretch: for contexts beyond the one that the LLM was trained on. attention: who computes it (models/attention.py).
     """
 
     config: VideoXLProConfig
@@ -45,14 +46,15 @@ class VideoXLProModel(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     stretch: ContextStretch | None = None
+    attention: AttentionKind = "auto"
 
     def setup(self):
         cfg = self.config
-        self.vision_tower = SiglipTower(cfg.vision, self.rules, self.remat)
+        self.vision_tower = SiglipTower(cfg.vision, self.rules, self.remat, self.attention)
         self.dts = DynamicTokenSynthesizer(cfg.dts, self.rules)
         self.projector = Projector(cfg.projector)
         self.selector = QuerySelector(cfg.selector)
-        self.llm = Qwen2(cfg.llm, self.rules, self.remat, self.stretch)
+        self.llm = Qwen2(cfg.llm, self.rules, self.remat, self.stretch, self.attention)
 
     def encode_frames(self, pixels: Float[Array, "T S S 3"]) -> Float[Array, "T g g E"]:
         """Features of single frames on the DTS's grid. pixels in [-1, 1], channels last."""

@@ -6,6 +6,9 @@ resolver this one raises on a name without a rule and on a mesh axis used twice 
 Source: ours; logical names after Flax Linen's.
 """
 
+import math
+from collections.abc import Callable
+
 import jax
 from jax.sharding import PartitionSpec
 
@@ -81,3 +84,26 @@ def constrain(x: jax.Array, names: tuple[str | None, ...], rules: Rules) -> jax.
     if rules == UNSHARDED:
         return x
     return jax.lax.with_sharding_constraint(x, resolve(names, rules))
+
+
+def divides(shape: tuple[int, ...], names: tuple[str | None, ...], rules: Rules) -> bool:
+    """Whether the mesh in force cuts an array of this shape into equal pieces; one piece is one too."""
+    if rules == UNSHARDED:
+        return True
+    mesh = jax.sharding.get_abstract_mesh().shape
+    for length, entry in zip(shape, resolve(names, rules), strict=True):
+        mesh_axes = entry if isinstance(entry, tuple) else (entry,) if entry else ()
+        if length % math.prod(mesh[axis] for axis in mesh_axes):
+            return False
+    return True
+
+
+def on_pieces(
+    function: Callable[..., jax.Array], names: tuple[str | None, ...], rules: Rules
+) -> Callable[..., jax.Array]:
+    """`function` of arrays whose axes are all `names`, where each device does its own piece alone: for kernels, which
+    XLA cannot split. With UNSHARDED rules it is `function` itself; else the mesh in force must divide the arrays."""
+    if rules == UNSHARDED:
+        return function
+    spec = resolve(names, rules)
+    return jax.shard_map(function, in_specs=spec, out_specs=spec, check_vma=False)

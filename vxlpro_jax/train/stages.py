@@ -52,6 +52,7 @@ class StageConfig:
     backward pass. encode_groups: groups of each sample that are encoded at a time, their activations computed again in
     the backward pass; 0: all. loss_chunk: places whose logits are held at a time; 0: all.
     selection: the selector's rule while this stage is trained, whatever the model's own is; empty: the model's own.
+    attention: who computes the vision tower's (models/attention.py).
     """
 
     loss: Literal["frames", "groups", "words", "answers", "clips"]
@@ -71,6 +72,7 @@ class StageConfig:
     encode_groups: int = 0
     loss_chunk: int = 0
     selection: Literal["", "keep_rate", "budget"] = ""
+    attention: Literal["auto", "xla"] = "auto"
 
 
 class VisionBatch(NamedTuple):
