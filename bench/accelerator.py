@@ -4,9 +4,10 @@
     python -m bench.accelerator [--only SECTION ...] [--json FILE] [--again]
     python -m bench.accelerator --device cpu --size tiny  # runs through everything, to test the program itself
 
-Sections, in this order: correctness (bfloat16 and float32 there against float32 on the host), encode, selected, second,
-decode, whole: docs/gpu.md says what each measures. Each is written to the file when it is done; the same command goes
-on after the last one (--again measures anew). Goals are judged on the device that they are stated for, elsewhere told.
+Sections, in this order: kernels (of attention, against XLA's float32 there), correctness (bfloat16 and float32 there
+against float32 on the host), encode, selected, second, decode, whole: docs/gpu.md says what each measures. Each is
+written to the file when it is done; the same command goes on after the last one (--again measures anew). Goals are
+judged on the device that they are stated for, elsewhere told.
 
 Exit code: 0; 1 when results are wrong, a section fails, or a goal is missed where it counts; 2 for bad arguments, and
 where there is no accelerator.
@@ -33,7 +34,7 @@ from bench.accelerator_speed import (
     measure_whole,
     timed,
 )
-from bench.agreement import compare
+from bench.agreement import compare, compare_kernels
 from bench.report import tell
 from launch.whole_file import write_whole
 from vxlpro_jax.program_cache import keep_programs
@@ -42,6 +43,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "bench" / "results"
 # In an order in which memory grows: the device tells the most that was held since the process began.
 SECTIONS: dict[str, Callable[[Subject], dict[str, Any]]] = {
+    "kernels": lambda subject: compare_kernels(subject.config),
     "correctness": lambda subject: compare(subject.config, subject.seed, subject.device),
     "encode": measure_encode,
     "selected": measure_selected,

@@ -23,6 +23,7 @@ from vxlpro_jax.infer.answer import VideoXLPro
 from vxlpro_jax.infer.generate import encode_frames
 from vxlpro_jax.infer.reading import PIECE_LEN, Reader, then_text
 from vxlpro_jax.loading import load
+from vxlpro_jax.models.kernel_check import check_kernels
 from vxlpro_jax.models.presets import VideoXLProConfig
 from vxlpro_jax.models.video_xl_pro import VideoXLProModel
 from vxlpro_jax.types import RowPlan
@@ -51,6 +52,17 @@ class Way(NamedTuple):
         precision = "highest" if self.dtype == jnp.float32 else None
         with jax.default_device(self.device), jax.default_matmul_precision(precision):
             yield
+
+
+def compare_kernels(config: VideoXLProConfig) -> dict[str, Any]:
+    """Attention's kernels on the default device, one by one, against what XLA computes there in float32; holds: whether
+    they differ by rounding alone. An error of null is no number."""
+    checks = check_kernels(config)
+    told = [
+        {**check._asdict(), "error": check.error if np.isfinite(check.error) else None, "holds": check.holds}
+        for check in checks
+    ]
+    return {"checks": told, "holds": all(check.holds for check in checks)}
 
 
 def compare(config: VideoXLProConfig, seed: int, device: Any) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import accelerator
+from bench import accelerator, agreement
 from bench.accelerator import SECTIONS, find_device, judged, main, run
+from vxlpro_jax.models.kernel_check import KernelCheck
+from vxlpro_jax.models.presets import TINY
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "launch" / "gpu_check.sh"
@@ -83,15 +85,15 @@ def test_a_run_goes_on_after_the_last_section(tmp_path, monkeypatch):
     fakes.failing = "second"
     first = run(SUBJECT, SETTING, ["correctness", "second"], file)
     assert not first["holds"] and "90 GB" in first["sections"]["second"]["failed"]
-    assert first["missing"] == ["encode", "selected", "decode", "whole"]
+    assert first["missing"] == ["kernels", "encode", "selected", "decode", "whole"]
     assert json.loads(file.read_text()) == first
     fakes.failing = None
     second = run(SUBJECT, SETTING, list(SECTIONS), file)
-    assert fakes.ran == ["correctness", "second", "encode", "selected", "second", "decode", "whole"]
+    assert fakes.ran == ["correctness", "second", "kernels", "encode", "selected", "second", "decode", "whole"]
     assert second["holds"] and not second["missing"] and list(second["sections"]) == list(SECTIONS)
-    assert run(SUBJECT, SETTING, list(SECTIONS), file) == second and len(fakes.ran) == 7
+    assert run(SUBJECT, SETTING, list(SECTIONS), file) == second and len(fakes.ran) == 8
     run(SUBJECT, SETTING, ["whole"], file, again=True)
-    assert fakes.ran[7:] == ["whole"]
+    assert fakes.ran[8:] == ["whole"]
 
 
 def test_figures_of_other_code_are_not_continued(tmp_path, monkeypatch):
@@ -183,6 +185,19 @@ def test_it_starts_without_decoders_and_feeds():
         [sys.executable, "-c", f"{BLOCKED}import bench.accelerator"], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_wrong_kernel_is_told(monkeypatch):
+    wrong = KernelCheck("decode", True, float("inf"), 0.02, "refused")
+    monkeypatch.setattr(agreement, "check_kernels", lambda config: [KernelCheck("encode", True, 0.01, 0.02), wrong])
+    found = agreement.compare_kernels(TINY)
+    assert [check["holds"] for check in found["checks"]] == [True, False] and not found["holds"]
+    assert json.loads(json.dumps(found, allow_nan=False))["checks"][1]["failure"] == "refused"
+
+
+def test_a_processor_has_no_kernels_to_be_wrong():
+    found = agreement.compare_kernels(TINY)
+    assert found["holds"] and len(found["checks"]) == 5 and not any(check["by_kernel"] for check in found["checks"])
 
 
 @pytest.mark.slow
