@@ -19,9 +19,12 @@ LAYERS, LAYER = 3, 1
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """Small blocks, so that small rows have several."""
+    """Small blocks, so that small rows have several, and few programs, so that each reads several of them."""
     monkeypatch.setattr(pallas, "pallas_call", partial(pallas.pallas_call, interpret=True))
-    for name, size in (("GPU_ROWS", 32), ("GPU_KEYS", 32), ("TPU_ROWS", 32), ("TPU_KEYS", 128)):
+    for name, size in (
+        *(("GPU_ROWS", 32), ("GPU_KEYS", 32), ("GPU_PROGRAMS", 8)),
+        *(("TPU_ROWS", 32), ("TPU_KEYS", 128)),
+    ):
         monkeypatch.setattr(cache_kernels, name, size)
 
 
