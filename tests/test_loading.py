@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.infer.askable import CONFIG, WORDS, askable, random_index
+from vxlpro_jax import loading
 from vxlpro_jax.convert import ConversionError, save_params_as
 from vxlpro_jax.data.tokenizer import save_tiny_tokenizer
 from vxlpro_jax.loading import EMBEDDED, load
@@ -38,6 +39,14 @@ def test_the_embedded_model():
     model = load()
     assert model.config == TINY
     assert sum(file.stat().st_size for file in EMBEDDED.iterdir()) <= 10e6
+
+
+def test_on_an_accelerator_its_kernels_are_tried_first(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(loading, "usable_kind", lambda *given: asked.append(given) or "xla")
+    model = load(folder / "torch", dtype="bfloat16", attention="kernel")
+    assert asked == [("kernel", CONFIG, "bfloat16")] and model.model.attention == "xla"
 
 
 def test_working_type(folder):

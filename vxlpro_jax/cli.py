@@ -8,6 +8,7 @@ import json
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -333,21 +334,14 @@ def _plan(arguments: argparse.Namespace) -> int:
         host_bytes=arguments.host_gib * 2**30,
     )
     check_work(work, arguments.efficiency)
-    plan = make_plan(work, _compiled_parts(work) if arguments.compile else None)
+    compiled = None
+    if arguments.compile:
+        from vxlpro_jax.planning.compiled import compiled_parts
+
+        compiled = compiled_parts(work, partial(print, file=sys.stderr))
+    plan = make_plan(work, compiled)
     print(json.dumps(record(plan, arguments.efficiency)) if arguments.json else told(plan, arguments.efficiency))
     return 0
-
-
-def _compiled_parts(work: Any) -> dict[str, int]:
-    from vxlpro_jax.infer.compiled_memory import Compiler
-    from vxlpro_jax.planning.counts import num_groups
-    from vxlpro_jax.planning.plan import rows_read
-
-    group = work.config.dts.frames_per_group
-    groups_per_batch = min(num_groups(work.config, work.num_frames), max(1, work.frames_per_batch // group))
-    compiler = Compiler(work.config, work.device.name)
-    print(f"compiling three programs for {work.device.name}: this can take minutes", file=sys.stderr)
-    return compiler.part_bytes(rows_read(work) + work.max_new_tokens, groups_per_batch * group)
 
 
 if __name__ == "__main__":

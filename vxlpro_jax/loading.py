@@ -37,7 +37,7 @@ def load(
     for example, is {"selector.selector_query": "padded_row"} with ask(keep_rate=...). attention: "auto": JAX's kernels
     on GPUs and TPUs where they agree with XLA on the device at hand, which is tried at once (models/kernel_check.py);
     "xla": none; "kernel": the project's own too, which are experimental. Raises ValueError (a ConversionError names
-    keys and files) for what cannot be loaded, RuntimeError where "kernel" does not hold.
+    keys and files) for what cannot be loaded, and where "kernel" does not hold.
 
     Programs that are compiled from here on are kept for the next process (program_cache.py).
     """

@@ -28,10 +28,8 @@ def test_programs_need_what_their_inputs_ask_for(compiler):
     size = SMALL.vision.image_size
     four, sixteen = (compiler.encode_bytes(frames) for frames in (4, 16))
     assert 4 * 3 * size**2 * 4 < four < sixteen < 8 * four
-    parts = compiler.part_bytes(300, 4)
-    assert parts["encoder activations"] == four and parts["weights"] == compiler.weight_bytes()
     programs = compiler.answer_bytes(300)
-    assert set(programs) == {READ, DECODE} and parts["workspace of prefill"] == max(programs.values()) > 0
+    assert set(programs) == {READ, DECODE} and min(programs.values()) > 0
 
 
 def test_a_cache_that_is_copied_is_told(compiler, monkeypatch):

@@ -1,6 +1,7 @@
 """An index written as it goes: stopped anywhere it ends as if nobody had stopped it, to the bit; and it grows."""
 
 import json
+import os
 import shutil
 import threading
 import warnings
@@ -95,6 +96,19 @@ def test_whoever_is_killed_goes_on(encoder, video, tmp_path):
         assert content(state) == wanted, number
         spared.append(whole - encoder.num_frames)
     assert {0, SEGMENT} <= set(spared) and max(spared) > SEGMENT  # whole batches of a last, short segment too
+
+
+def test_files_are_on_disk_before_they_have_their_names(encoder, video, tmp_path, monkeypatch):
+    synced = set()
+
+    def sync(descriptor: int) -> None:
+        assert os.fstat(descriptor).st_ino not in {path.stat().st_ino for path in output.glob("[!.]*")}
+        synced.add(os.fstat(descriptor).st_ino)
+
+    output = tmp_path / "video.vxl"
+    monkeypatch.setattr(index_files.os, "fsync", sync)
+    index(video, output)
+    assert {path.stat().st_ino for path in output.iterdir()} <= synced
 
 
 def test_an_error_or_a_hand_stops_it(encoder, video, tmp_path):

@@ -36,16 +36,6 @@ class Compiler:
         self._target = target_named(device)
         self._params = self._placed(abstract_params(config), jnp.bfloat16)
 
-    def part_bytes(self, num_rows: int, num_frames: int) -> dict[str, int]:
-        """By part, as planning/memory.py names them: rows that the LLM reads and writes, frames that are encoded at
-        once."""
-        return {
-            "weights": self.weight_bytes(),
-            "encoder activations": self.encode_bytes(num_frames),
-            "key/value cache": self.cache_bytes(num_rows),
-            "workspace of prefill": max(self.answer_bytes(num_rows).values()),
-        }
-
     def weight_bytes(self) -> int:
         return _num_bytes(self._params)
 

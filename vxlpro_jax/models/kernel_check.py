@@ -75,7 +75,7 @@ def usable_kind(
 ) -> AttentionKind:
     """`kind`, where the kernels that it means compute what they should on this device; "xla" and a warning elsewhere.
 
-    Raises RuntimeError instead where "kernel" was asked for by name. Takes seconds on an accelerator, nothing on a CPU.
+    Raises ValueError instead where "kernel" was asked for by name. Takes seconds on an accelerator, nothing on a CPU.
     """
     if kind == "xla":
         return kind
@@ -90,7 +90,7 @@ def usable_kind(
         for check in wrong
     )
     if kind == "kernel":
-        raise RuntimeError(f"attention='kernel': kernels fail on this device ({told}): use attention='auto' or 'xla'")
+        raise ValueError(f"attention='kernel': kernels fail on this device ({told}): use attention='auto' or 'xla'")
     warnings.warn(f"attention kernels fail on this device ({told}): attention is left to XLA", stacklevel=3)
     return "xla"
 

@@ -1,1 +1,1 @@
-"""How much memory and time a video takes on which device, before anything runs. No jax."""
+"""How much memory and time a video takes on which device, before anything runs. No jax, but in compiled.py."""
