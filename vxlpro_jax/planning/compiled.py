@@ -11,8 +11,10 @@ from vxlpro_jax.planning.plan import Work, rows_read
 
 
 def compiled_parts(work: Work, say: Callable[[str], None]) -> dict[str, int]:
-    """Bytes by part, as planning/memory.py names them. say: told what takes so long. Raises ValueError for a device that
-    cannot be compiled for, or whose memory a program exceeds."""
+    """Bytes by part, as planning/memory.py names them. say: told what takes so long.
+
+    Raises ValueError for a device that cannot be compiled for, or whose memory a program exceeds.
+    """
     config, num_rows = work.config, rows_read(work) + work.max_new_tokens
     group = config.dts.frames_per_group
     groups_per_batch = min(num_groups(config, work.num_frames), max(1, work.frames_per_batch // group))
